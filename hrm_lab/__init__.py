@@ -1,0 +1,3 @@
+"""hrm-lab: experiment orchestration for the Hierarchical Reasoning Model."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,417 @@
+"""The typed settings: every key with its unit, default and range. One home for each.
+
+Plain dataclasses: this module imports nothing of Hydra, torch or MLflow, and everything may read it.
+Hydra composes YAML from `conf/` against these classes; `from_dict` reads a resolved config back without Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from hrm_lab.errors import ConfigError
+
+# Hydra's structured configs resolve annotations at run time and know `Optional[int]`, not `int | None`.
+# ruff: noqa: UP007, UP045
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one key besides its type and default."""
+
+    help: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    identity: bool = True  # False: cannot change the result, so it is no part of a run's signature
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    identity: bool = True,
+) -> Any:
+    """A dataclass field that carries its unit, range and description.
+
+    `low` and `high` are both inclusive.
+    """
+    meta = Setting(help, unit, low, high, choices, identity)
+    return field(default=default, metadata={"setting": meta})
+
+
+@dataclass
+class ModelConfig:
+    """HRM with adaptive computation time (HRM_SPEC section 1; Wang et al. 2025, "Hierarchical Reasoning Model")."""
+
+    H_cycles: int = setting(2, "high-level updates per ACT step", unit="cycles", low=1)
+    L_cycles: int = setting(2, "low-level updates per high-level update", unit="cycles", low=1)
+    H_layers: int = setting(4, "transformer blocks in the high-level module", unit="blocks", low=1)
+    L_layers: int = setting(4, "transformer blocks in the low-level module", unit="blocks", low=1)
+    hidden_size: int = setting(512, "width of the residual stream; a multiple of num_heads", unit="channels", low=2)
+    num_heads: int = setting(8, "attention heads", unit="heads", low=1)
+    expansion: float = setting(4.0, "SwiGLU expansion; its width is rounded up to a multiple of 256", low=0.001)
+    puzzle_emb_ndim: int = setting(512, "width of the per-puzzle embedding; 0 = none", unit="channels", low=0)
+    pos_encodings: str = setting("rope", "position encoding", choices=("rope", "learned"))
+    rope_theta: float = setting(10000.0, "base of the rotary frequencies", low=1.0)
+    rms_norm_eps: float = setting(1e-5, "epsilon inside RMSNorm", low=1e-12)
+    halt_max_steps: int = setting(16, "ACT steps (segments) a sequence may take", unit="steps", low=1)
+    halt_exploration_prob: float = setting(0.1, "share of slots given a random minimum of steps", low=0.0, high=1.0)
+    loss_type: str = setting(
+        "stablemax_cross_entropy",
+        "token loss",
+        choices=("stablemax_cross_entropy", "softmax_cross_entropy"),
+    )
+    forward_dtype: str = setting(
+        "bfloat16", "arithmetic of the forward pass; master weights stay float32", choices=("bfloat16", "float32")
+    )
+
+
+@dataclass
+class DataConfig:
+    """What every task's dataset has. Each task adds its own builder's settings in a subclass."""
+
+    task: str = setting("sudoku", "which builder makes the dataset", choices=("sudoku",))
+    name: str = setting("sudoku", "name of the dataset; its folder is NAME-HASH under paths.data", identity=False)
+    num_augmentations: int = setting(
+        0, "augmented variants of each training puzzle (k); an epoch draws one of 1 + k", unit="variants", low=0
+    )
+
+
+@dataclass
+class SudokuDataConfig(DataConfig):
+    """Sudoku of any box shape: generated, or read from `source,question,answer,rating` CSV files."""
+
+    box_rows: int = setting(3, "rows of one box", unit="cells", low=1, high=5)
+    box_cols: int = setting(3, "columns of one box; a grid has box_rows * box_cols digits", unit="cells", low=1, high=5)
+    source: str = setting("generated", "where the puzzles come from", choices=("generated", "csv"))
+    build_seed: int = setting(0, "seed of generation, of the split and of the subset", low=0)
+    num_train: Optional[int] = setting(
+        1000, "training puzzles; with csv a random subset, null = all rows", unit="puzzles", low=1
+    )
+    num_test: Optional[int] = setting(
+        1000, "test puzzles; with csv a random subset, null = all rows", unit="puzzles", low=1
+    )
+    num_blanks: Optional[int] = setting(
+        None, "empty cells of a generated puzzle; null = as many as one solution allows", unit="cells", low=1
+    )
+    test_grids: Optional[int] = setting(
+        None,
+        "generated: solution grids held out for the test set, no training puzzle has one; null = as many as puzzles",
+        unit="grids",
+        low=1,
+    )
+    train_csv: Optional[str] = setting(None, "csv: path of the training file (.csv or .csv.gz)", identity=False)
+    test_csv: Optional[str] = setting(None, "csv: path of the test file (.csv or .csv.gz)", identity=False)
+    min_rating: Optional[int] = setting(None, "csv: least rating of a training puzzle", unit="backtracks", low=0)
+
+
+@dataclass
+class OptimConfig:
+    """AdamATan2 for the weights, sign-SGD for the puzzle embedding (HRM_SPEC section 4)."""
+
+    lr: float = setting(1e-4, "peak learning rate of AdamATan2", low=0.0)
+    lr_warmup_steps: int = setting(2000, "linear warm-up from 0", unit="optimizer steps", low=0)
+    lr_min_ratio: float = setting(1.0, "end of the cosine decay as a share of lr; 1 = constant", low=0.0, high=1.0)
+    beta1: float = setting(0.9, "decay of the first moment", low=0.0, high=0.999999)
+    beta2: float = setting(0.95, "decay of the second moment", low=0.0, high=0.999999)
+    weight_decay: float = setting(0.1, "decoupled weight decay of every parameter", low=0.0)
+    puzzle_emb_lr: float = setting(1e-2, "peak learning rate of the puzzle embedding", low=0.0)
+    puzzle_emb_weight_decay: float = setting(0.1, "weight decay of the touched embedding rows", low=0.0)
+    backend: str = setting(
+        "torch",
+        "who computes AdamATan2: our torch rule, or the fused CUDA package adam-atan2 (extra 'fused')",
+        choices=("torch", "fused"),
+    )
+
+
+@dataclass
+class TrainingConfig:
+    """The loop: how long, how much at once, on what, and how often it looks up (HRM_SPEC section 5)."""
+
+    epochs: int = setting(20000, "times each training group is visited; a multiple of eval_interval", low=1)
+    eval_interval: int = setting(2000, "epochs between evaluations (each followed by a checkpoint)", low=1)
+    global_batch_size: int = setting(768, "carried sequences over all processes", unit="sequences", low=1)
+    gradient_accumulation_steps: int = setting(1, "parts that a process's batch is computed in", low=1)
+    eval_batch_size: Optional[int] = setting(
+        None, "test sequences at once over all processes; null = global_batch_size", unit="sequences", low=1
+    )
+    device: str = setting("auto", "auto = cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(1, "CPU threads of one process", unit="threads", low=1, identity=False)
+    log_interval: int = setting(
+        10, "steps that one logged training value is averaged over", unit="steps", low=1, identity=False
+    )
+    checkpoint_interval: Optional[int] = setting(
+        None, "steps between checkpoints besides those at evaluations; null = none", low=1, identity=False
+    )
+    keep_checkpoints: int = setting(2, "newest checkpoints kept; the best one is kept besides", low=1, identity=False)
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are logged. Nothing here changes a result."""
+
+    enabled: bool = setting(True, "log to MLflow", identity=False)
+    uri: Optional[str] = setting(
+        None, "MLflow tracking URI; null = a SQLite file in paths.outputs, made when missing", identity=False
+    )
+    experiment: str = setting("hrm-lab", "MLflow experiment", identity=False)
+    flush_interval: float = setting(2.0, "pause between batches sent to MLflow", unit="s", low=0.05, identity=False)
+
+
+@dataclass
+class StoppingConfig:
+    """When a run ends before its last epoch. Divergence (a loss that is no number) always ends it."""
+
+    metric: str = setting("eval/exact_accuracy", "evaluation metric that is watched")
+    mode: str = setting("max", "whether more or less of the metric is better", choices=("max", "min"))
+    patience: Optional[int] = setting(
+        None, "evaluations without improvement after which to stop; null = never", unit="evaluations", low=1
+    )
+    min_delta: float = setting(0.0, "improvement that counts", low=0.0)
+    goal: Optional[float] = setting(None, "stop as soon as the metric is this good; null = never")
+
+
+@dataclass
+class PathsConfig:
+    """Folders, relative to where the command is run."""
+
+    outputs: str = setting("outputs", "runs, sweeps, pictures and the default MLflow store", identity=False)
+    data: str = setting("data", "built datasets", identity=False)
+
+
+@dataclass
+class Config:
+    """All of one run."""
+
+    name: str = setting("run", "name of the sweep or run, in file names and in MLflow", identity=False)
+    question: str = setting("", "what this experiment is to answer, in words", identity=False)
+    seed: int = setting(0, "seed of initialisation, data order, augmentation and exploration", low=0, high=2**31 - 1)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=SudokuDataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    stopping: StoppingConfig = field(default_factory=StoppingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+DATA_TASKS: dict[str, type[DataConfig]] = {"sudoku": SudokuDataConfig}
+
+
+@dataclass
+class LocalLauncherConfig:
+    """`hydra/launcher=local`: submitit's local executor with a limit on how many jobs run together."""
+
+    _target_: str = "hydra_plugins.hrm_lab_launcher.launcher.LocalLauncher"
+    max_parallel_jobs: Optional[int] = setting(
+        None, "jobs that run together; null = cores // (processes_per_job * training.threads)", unit="jobs", low=1
+    )
+    processes_per_job: int = setting(1, "data-parallel processes of one job", unit="processes", low=1)
+    timeout_min: int = setting(24 * 60, "time limit of one job", unit="min", low=1)
+    rerun_failed: bool = setting(True, "run points that failed before again")
+
+
+# --------------------------------------------------------------------------------------------- reading
+
+
+def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
+    """Yield (dotted key, value, Setting) for every leaf of a config."""
+    for item in dataclasses.fields(config):
+        value, key = getattr(config, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, f"{key}.")
+        elif "setting" in item.metadata:
+            yield key, value, item.metadata["setting"]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain nested dictionaries, for JSON and YAML."""
+    return dataclasses.asdict(config)
+
+
+def identity_dict(config: Config) -> dict[str, Any]:
+    """Only the settings that can change a result, as {dotted key: value}: what a run's signature hashes."""
+    return {key: value for key, value, meta in settings(config) if meta.identity}
+
+
+def from_dict(values: Mapping[str, Any], kind: type[Any] = Config, prefix: str = "") -> Any:
+    """Build a config from nested dictionaries, refusing unknown keys and wrong types.
+
+    Raises:
+        ConfigError: naming the key, its value and the way out.
+    """
+    if kind is DataConfig:
+        task = values.get("task", "sudoku")
+        if task not in DATA_TASKS:
+            raise ConfigError(f"{prefix}task", task, "no such task", f"one of {', '.join(DATA_TASKS)}")
+        kind = DATA_TASKS[task]
+    hints, known = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in known:
+            raise unknown_key(key, value, [f"{prefix}{other}" for other in known])
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(key, value, "is a group of settings, not a value", f"set {key}.KEY=VALUE")
+            arguments[name] = from_dict(value, typing.cast(type[Any], hint), f"{key}.")
+        else:
+            arguments[name] = _convert(key, value, hint)
+    return kind(**arguments)
+
+
+def unknown_key(key: str, value: object, known: list[str]) -> ConfigError:
+    """The error for a key that is not there, with the nearest one that is."""
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ConfigError(key, value, "no such key", f"{hint}`hrm-lab config` lists every key")
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """Check a leaf's type; an int is taken where a float is asked for."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(key, value, f"is {type(value).__name__}, not {hint.__name__}", f"give a {hint.__name__}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------ validation
+
+
+def validate(config: Config) -> None:
+    """Refuse values out of range and combinations that cannot be run.
+
+    Raises:
+        ConfigError: for the first one found.
+    """
+    check_ranges(config)
+    model, training = config.model, config.training
+    _require(
+        model.hidden_size % model.num_heads == 0,
+        "model.hidden_size",
+        model.hidden_size,
+        f"is not a multiple of model.num_heads={model.num_heads}",
+        f"take model.hidden_size={math.ceil(model.hidden_size / model.num_heads) * model.num_heads}",
+    )
+    _require(
+        model.pos_encodings != "rope" or (model.hidden_size // model.num_heads) % 2 == 0,
+        "model.num_heads",
+        model.num_heads,
+        f"rotary encoding needs an even head size, not {model.hidden_size // model.num_heads}",
+        "change model.num_heads or model.hidden_size, or take model.pos_encodings=learned",
+    )
+    _require(
+        training.epochs % training.eval_interval == 0,
+        "training.epochs",
+        training.epochs,
+        f"is not a multiple of training.eval_interval={training.eval_interval}",
+        f"take training.epochs={math.ceil(training.epochs / training.eval_interval) * training.eval_interval}",
+    )
+    _require(
+        training.global_batch_size % training.gradient_accumulation_steps == 0,
+        "training.global_batch_size",
+        training.global_batch_size,
+        f"cannot be cut into training.gradient_accumulation_steps={training.gradient_accumulation_steps} equal parts",
+        "take a divisor of the batch size",
+    )
+    _require(
+        config.stopping.patience is None or config.stopping.metric.startswith("eval/"),
+        "stopping.metric",
+        config.stopping.metric,
+        "is not a metric of an evaluation",
+        "take eval/exact_accuracy, eval/accuracy, eval/lm_loss, ...",
+    )
+    if isinstance(config.data, SudokuDataConfig):
+        _validate_sudoku(config.data, training)
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Check each leaf against its own range and choices."""
+    for key, value, meta in settings(config, prefix):
+        if value is None:
+            continue
+        if meta.choices and value not in meta.choices:
+            raise ConfigError(key, value, "no such choice", f"one of {', '.join(meta.choices)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(key, value, "is not a finite number", "give a number")
+        if meta.low is not None and value < meta.low:
+            raise ConfigError(key, value, f"is below {meta.low:g}", f"{meta.help}: {meta.low:g} or more")
+        if meta.high is not None and value > meta.high:
+            raise ConfigError(key, value, f"is above {meta.high:g}", f"{meta.help}: at most {meta.high:g}")
+
+
+def _validate_sudoku(data: SudokuDataConfig, training: TrainingConfig) -> None:
+    side = data.box_rows * data.box_cols
+    _require(
+        2 <= side <= 25,
+        "data.box_rows",
+        data.box_rows,
+        f"with data.box_cols={data.box_cols} makes a grid of side {side}",
+        "box_rows * box_cols must lie between 2 and 25",
+    )
+    _require(
+        data.num_blanks is None or data.num_blanks < side * side,
+        "data.num_blanks",
+        data.num_blanks,
+        f"a grid of side {side} has {side * side} cells",
+        f"take at most {side * side - 1}, or null",
+    )
+    if data.source == "generated":
+        for key in ("num_train", "num_test"):
+            _require(
+                getattr(data, key) is not None,
+                f"data.{key}",
+                None,
+                "a generated dataset needs a size",
+                f"set data.{key}=1000",
+            )
+    else:
+        for key in ("train_csv", "test_csv"):
+            _require(
+                getattr(data, key) is not None,
+                f"data.{key}",
+                None,
+                "data.source=csv needs a file",
+                f"set data.{key}=PATH to a CSV with columns source,question,answer,rating",
+            )
+    if data.num_train is not None:
+        check_steps(data.num_train, training)
+
+
+def check_steps(num_groups: int, training: TrainingConfig) -> None:
+    """Refuse a run whose evaluation interval holds less than one batch (it would never train).
+
+    Args:
+        num_groups: training groups (puzzles before augmentation).
+    """
+    _require(
+        training.eval_interval * num_groups >= training.global_batch_size,
+        "training.global_batch_size",
+        training.global_batch_size,
+        f"is more than training.eval_interval={training.eval_interval} epochs of {num_groups} training puzzles hold, "
+        "so no step would ever be taken",
+        f"take training.eval_interval={math.ceil(training.global_batch_size / num_groups)} or more, or a smaller batch",
+    )
+
+
+def _require(holds: bool, key: str, value: object, problem: str, way_out: str) -> None:
+    if not holds:
+        raise ConfigError(key, value, problem, way_out)

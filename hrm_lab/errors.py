@@ -1,0 +1,24 @@
+"""Errors that a user can act on; everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can put right. The message says what is wrong and the way out."""
+
+
+class ConfigError(UserError):
+    """A setting that cannot be: names the key, its value, what is wrong with it, and the way out."""
+
+    def __init__(self, key: str, value: object, problem: str, way_out: str) -> None:
+        self.key = key
+        self.value = value
+        super().__init__(f"{key}={value}: {problem}\n  way out: {way_out}")
+
+
+class DataError(UserError):
+    """A dataset, or a file it is built from, that cannot be used."""
+
+
+class RunError(UserError):
+    """A run folder or a checkpoint that cannot be used as asked."""
