@@ -18,7 +18,7 @@ from typing import Any, Optional
 from hrm_lab.errors import ConfigError
 
 # Hydra's structured configs resolve annotations at run time and know `Optional[int]`, not `int | None`.
-# ruff: noqa: UP007, UP045
+# ruff: noqa: UP045
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class TrainingConfig:
     eval_batch_size: Optional[int] = setting(
         None, "test sequences at once over all processes; null = global_batch_size", unit="sequences", low=1
     )
+    eval_first: bool = setting(False, "evaluate before the first step too", identity=False)
     device: str = setting("auto", "auto = cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"))
     threads: int = setting(1, "CPU threads of one process", unit="threads", low=1, identity=False)
     log_interval: int = setting(

@@ -1,0 +1,140 @@
+"""The layers HRM is made of (HRM_SPEC section 1): float32 master weights, arithmetic in the dtype of the input.
+
+Shapes: B sequences, L positions (puzzle tokens first), D channels, h heads of hd = D / h channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TRUNCATION = 2.0  # the normal is cut at this many (uncorrected) standard deviations
+
+
+def truncated_normal(
+    shape: tuple[int, ...], std: float, generator: torch.Generator | None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draw from a normal cut at two deviations, widened so that the realised deviation is `std`.
+
+    `torch.nn.init.trunc_normal_` does not correct the deviation and is a different distribution
+    (HRM_SPEC section 1, "Truncated normal init"). Draws directly in `dtype`.
+    """
+    if std == 0:
+        return torch.zeros(shape, dtype=dtype)
+    bound = math.erf(TRUNCATION / math.sqrt(2))
+    density = math.exp(-0.5 * TRUNCATION**2) / math.sqrt(2 * math.pi)
+    corrected = std / math.sqrt(1 - 2 * TRUNCATION * density / bound)
+    uniform = torch.empty(shape, dtype=dtype).uniform_(-bound, bound, generator=generator)
+    normal = uniform.erfinv_().mul_(math.sqrt(2) * corrected)
+    return normal.clip_(-TRUNCATION * corrected, TRUNCATION * corrected)
+
+
+def rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Normalise the last axis to unit root mean square in float32; there is no weight."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+class CastedLinear(nn.Module):
+    """A linear map whose float32 weight (out, in) is cast to the input's dtype at use."""
+
+    def __init__(self, fan_in: int, fan_out: int, generator: torch.Generator | None, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal((fan_out, fan_in), 1 / math.sqrt(fan_in), generator))
+        self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class CastedEmbedding(nn.Module):
+    """A lookup table (n, D) in float32, cast to `dtype` at use."""
+
+    def __init__(self, count: int, width: int, std: float, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.embedding_weight = nn.Parameter(truncated_normal((count, width), std, generator))
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.embedding(ids, self.embedding_weight.to(dtype))
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary position encoding, half-split layout: channel j turns with channel j + hd / 2."""
+
+    cos_cached: Tensor
+    sin_cached: Tensor
+
+    def __init__(self, head_dim: int, positions: int, theta: float) -> None:
+        super().__init__()
+        inverse_frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angle = torch.outer(torch.arange(positions, dtype=torch.float32), inverse_frequency).repeat(1, 2)
+        self.register_buffer("cos_cached", angle.cos(), persistent=False)
+        self.register_buffer("sin_cached", angle.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn x (B, L, h, hd) by its position, in float32."""
+        wide, length = x.float(), x.shape[1]
+        first, second = wide.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        cos, sin = self.cos_cached[:length, None], self.sin_cached[:length, None]
+        return (wide * cos + turned * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Full (non-causal, unmasked) self-attention with one fused projection for q, k and v."""
+
+    def __init__(self, hidden_size: int, num_heads: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv_proj = CastedLinear(hidden_size, 3 * hidden_size, generator)
+        self.o_proj = CastedLinear(hidden_size, hidden_size, generator)
+
+    def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv_proj(x).view(batch, length, 3 * self.num_heads, width // self.num_heads)
+        queries_keys, v = qkv.split((2 * self.num_heads, self.num_heads), dim=2)
+        if rotary is not None:
+            queries_keys = rotary(queries_keys)
+        q, k = queries_keys.chunk(2, dim=2)
+        # SDPA wants heads before positions.
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+def swiglu_width(hidden_size: int, expansion: float) -> int:
+    """Inner width of SwiGLU: two thirds of the expanded width, rounded up to a multiple of 256."""
+    return -(round(expansion * hidden_size * 2 / 3) // -256) * 256
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)), gate and up in one projection, gate first."""
+
+    def __init__(self, hidden_size: int, expansion: float, generator: torch.Generator | None) -> None:
+        super().__init__()
+        width = swiglu_width(hidden_size, expansion)
+        self.gate_up_proj = CastedLinear(hidden_size, 2 * width, generator)
+        self.down_proj = CastedLinear(width, hidden_size, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One post-norm transformer block: norm(x + attention(x)), then norm(x + mlp(x))."""
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, expansion: float, eps: float, generator: torch.Generator | None
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.self_attn = Attention(hidden_size, num_heads, generator)
+        self.mlp = SwiGLU(hidden_size, expansion, generator)
+
+    def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
+        x = rms_norm(x + self.self_attn(x, rotary), self.eps)
+        return rms_norm(x + self.mlp(x), self.eps)

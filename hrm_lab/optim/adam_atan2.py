@@ -1,0 +1,80 @@
+"""AdamATan2: Adam whose division is an arctangent, so there is no epsilon and every step is bounded.
+
+The rule is that of package adam-atan2 0.0.3 (HRM_SPEC section 4), restated in torch so that it runs anywhere. It is not
+the rule of adam-atan2-pytorch, which scales by 1.27 and corrects the first moment inside the arctangent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hrm_lab.config import OptimConfig
+from hrm_lab.errors import ConfigError
+
+
+class AdamATan2(Optimizer):
+    """p *= 1 - lr wd;  m, v as in Adam;  p -= lr / (1 - b1^t) * atan2(m, sqrt(v / (1 - b2^t))).
+
+    The first moment's bias correction stands outside the arctangent, as in the package.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "step": 0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None, "AdamATan2 takes no closure"
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            group["step"] += 1
+            self._update(params, group)
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        lr, (beta1, beta2), t = group["lr"], group["betas"], group["step"]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        grads = [p.grad for p in params]
+        averages = [self.state[p]["exp_avg"] for p in params]
+        squares = [self.state[p]["exp_avg_sq"] for p in params]
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_lerp_(averages, grads, 1 - beta1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - beta2)
+        scales = torch._foreach_sqrt(squares)
+        torch._foreach_div_(scales, math.sqrt(1 - beta2**t))
+        angles = [torch.atan2(m, s) for m, s in zip(averages, scales, strict=True)]  # there is no _foreach_atan2
+        torch._foreach_add_(params, angles, alpha=-lr / (1 - beta1**t))
+
+
+def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> Optimizer:
+    """The optimizer that `optim.backend` asks for.
+
+    Raises:
+        ConfigError: when the fused package is asked for and cannot run here.
+    """
+    betas = (config.beta1, config.beta2)
+    if config.backend == "torch":
+        return AdamATan2(params, config.lr, betas, config.weight_decay)
+    way_out = "take optim.backend=torch, the same rule"
+    if device.type != "cuda":
+        raise ConfigError("optim.backend", "fused", f"the fused kernels need CUDA, this run is on {device}", way_out)
+    try:
+        # A plain install of the package "succeeds" without its kernels; the import tells.
+        from adam_atan2 import AdamATan2 as Fused
+    except ImportError as error:
+        raise ConfigError(
+            "optim.backend", "fused", f"package adam-atan2 cannot be imported ({error})", way_out
+        ) from None
+    fused: Optimizer = Fused(params, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    return fused

@@ -1,0 +1,117 @@
+"""The processes of one run: who this one is, its share of the global batch, and sums over all of them.
+
+Rank and world size come from the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), as torchrun
+and submitit set it. World size is no part of the result: the global batch is what the config says.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hrm_lab.config import TrainingConfig
+from hrm_lab.errors import ConfigError
+
+Tensors = TypeVar("Tensors", bound=tuple)  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all processes of the run."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process logs and writes."""
+        return self.rank == 0
+
+    def share(self, global_size: int) -> slice:
+        """This process's rows of a global batch."""
+        local = global_size // self.world_size
+        return slice(self.rank * local, (self.rank + 1) * local)
+
+    def sum_(self, tensors: list[Tensor]) -> None:
+        """Sum tensors of one dtype over all processes, in place, in one flat all-reduce."""
+        if self.world_size == 1 or not tensors:
+            return
+        flat = torch.cat([t.flatten() for t in tensors])
+        dist.all_reduce(flat)
+        for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every process's rows of a tensor, in rank order, on every process."""
+        if self.world_size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+
+def connect(training: TrainingConfig) -> Ranks:
+    """Choose the device, set the threads, and join the other processes where there are any.
+
+    Raises:
+        ConfigError: when CUDA is asked for and absent, or a batch cannot be cut over the processes.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check_world_size(training, world_size)
+    torch.set_num_threads(training.threads)
+    device = _device(training.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        # Free on the CPU, and a promise: the same config gives the same bits.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if world_size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world_size)
+    return Ranks(device, rank, world_size)
+
+
+def check_world_size(training: TrainingConfig, world_size: int) -> None:
+    """Refuse batches that cannot be cut into equal parts.
+
+    Raises:
+        ConfigError: naming the batch and the number of processes.
+    """
+    parts = world_size * training.gradient_accumulation_steps
+    sizes = {"training.global_batch_size": (training.global_batch_size, parts)}
+    if training.eval_batch_size is not None:
+        sizes["training.eval_batch_size"] = (training.eval_batch_size, world_size)
+    for key, (size, divisor) in sizes.items():
+        if size % divisor:
+            raise ConfigError(
+                key,
+                size,
+                f"cannot be cut into {divisor} equal parts ({world_size} processes, "
+                f"gradient_accumulation_steps={training.gradient_accumulation_steps})",
+                f"take a multiple of {divisor}",
+            )
+
+
+def _device(choice: str) -> torch.device:
+    present = torch.cuda.is_available()
+    if choice == "cuda" and not present:
+        raise ConfigError("training.device", "cuda", "there is no CUDA device here", "take training.device=auto or cpu")
+    if choice == "cpu" or not present:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())

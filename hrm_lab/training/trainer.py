@@ -1,0 +1,323 @@
+"""The loop. One step of it: a batch, one ACT segment, three losses, one backward, a sum over processes, two optimizers.
+
+The numbered parts of the training flow stand in `Trainer.train_step` in their order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrm_lab.config import Config, check_steps
+from hrm_lab.data.format import Dataset
+from hrm_lab.data.sampler import Sampler, exploration_draws
+from hrm_lab.errors import RunError
+from hrm_lab.model.act import (
+    Batch,
+    Carry,
+    Exploration,
+    initial_carry,
+    join_carries,
+    split_carry,
+    train_segment,
+)
+from hrm_lab.model.hrm import HRM, Latents
+from hrm_lab.model.interop import save_weights
+from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, train_loss, train_metrics
+from hrm_lab.optim.adam_atan2 import build_adam_atan2
+from hrm_lab.optim.schedule import cosine_with_warmup
+from hrm_lab.optim.sign_sgd import sign_sgd_
+from hrm_lab.training import checkpoint
+from hrm_lab.training.batches import Batches
+from hrm_lab.training.distributed import Ranks, check_world_size
+from hrm_lab.training.evaluation import evaluate
+from hrm_lab.training.protocols import Recorder, Stopper
+
+
+class TrainingDiverged(RunError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Outcome:
+    """How a run ended: after which step, its last evaluation, its best one, and why it stopped early if it did."""
+
+    step: int
+    metrics: dict[str, float]
+    best_value: float | None
+    best_step: int | None
+    stopped: str | None
+    seconds: float
+
+
+class Pace:
+    """Steps and seconds of training since the pace was last asked for; evaluations and checkpoints do not count."""
+
+    def __init__(self) -> None:
+        self.steps, self.seconds, self._since = 0, 0.0, time.perf_counter()
+
+    def lap(self, training: bool) -> float:
+        """Seconds since the last lap; they count for the pace if they were spent training."""
+        now = time.perf_counter()
+        elapsed, self._since = now - self._since, now
+        self.seconds += elapsed if training else 0.0
+        return elapsed
+
+    def steps_per_second(self) -> float:
+        """The pace since the last call."""
+        pace = self.steps / max(self.seconds, 1e-9)
+        self.steps, self.seconds = 0, 0.0
+        return pace
+
+
+class Trainer:
+    """Trains one HRM on one dataset, from the beginning or from the newest checkpoint in `folder`.
+
+    Args:
+        config: a validated config.
+        dataset: opened.
+        folder: the run's own; checkpoints and weights are written there by the main process.
+        recorder, stopper: see protocols.py.
+        ranks: from distributed.connect.
+
+    Raises:
+        ConfigError: when the dataset holds less than one batch an iteration.
+    """
+
+    def __init__(
+        self, config: Config, dataset: Dataset, folder: Path, recorder: Recorder, stopper: Stopper, ranks: Ranks
+    ) -> None:
+        training = config.training
+        check_steps(dataset.train.num_groups, training)
+        check_world_size(training, ranks.world_size)
+        self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
+        self.batches = Batches(dataset, ranks)
+        self.sampler = Sampler(
+            dataset.train.num_groups,
+            1 + config.data.num_augmentations,
+            training.epochs,
+            training.eval_interval,
+            training.global_batch_size,
+            config.seed,
+        )
+        self.eval_batch_size = training.eval_batch_size or training.global_batch_size
+        info = dataset.info
+        generator = torch.Generator().manual_seed(config.seed)
+        model = HRM(config.model, info.vocab_size, info.seq_len, info.num_puzzle_identifiers, generator)
+        self.model = model.to(ranks.device)
+        self.optimizer = build_adam_atan2(self.model.parameters(), config.optim, ranks.device)
+        self.token_loss = TOKEN_LOSSES[config.model.loss_type]
+
+        # All that changes from step to step, and so all that a checkpoint holds besides weights and optimizer.
+        self.step = 0
+        self.carry = initial_carry(self.model, self.batches.empty(training.global_batch_size // ranks.world_size))
+        self.window = self._zero_sums()  # metric sums since the last logged step, this process's share
+        self.metrics: dict[str, float] = {}
+        self.best_value: float | None = None
+        self.best_step: int | None = None
+        self.stopped: str | None = None
+        self.seconds = 0.0
+        self._pace = Pace()
+
+    # ------------------------------------------------------------------------------------------- the loop
+
+    def fit(self) -> Outcome:
+        """Train to the end, or until the stopper says why not."""
+        self._resume()
+        if self.ranks.is_main:
+            self.recorder.start(self.step, self.sampler.total_steps)
+        if self.step == 0 and self.config.training.eval_first:
+            self._record(self._evaluate())
+        self._pace = Pace()
+        while self.step < self.sampler.total_steps and self.stopped is None:
+            self.train_step()
+            self._pace.steps += 1
+            if self.ranks.is_main:
+                self.recorder.tick(self.step)
+            if self.step % self.config.training.log_interval == 0:
+                self._log_window()
+            if self.step % self.sampler.steps_per_iteration == 0:
+                self._end_iteration()
+            elif self.config.training.checkpoint_interval and self.step % self.config.training.checkpoint_interval == 0:
+                self.save()
+        if self.ranks.is_main:
+            save_weights(self.model, self.folder / "last.safetensors")
+        return Outcome(self.step, self.metrics, self.best_value, self.best_step, self.stopped, self.seconds)
+
+    def train_step(self) -> None:
+        """One optimizer step: every slot takes one ACT segment."""
+        config, ranks = self.config, self.ranks
+        batch = self.batches.train(self.sampler, self.step)
+        exploration = self._exploration()
+        parts = config.training.gradient_accumulation_steps
+        carries, identifiers, row_grads = [], [], []
+        for carry, rows in zip(split_carry(self.carry, parts), _cut(batch.inputs.shape[0], parts), strict=True):
+            draws = None if exploration is None else Exploration(*(field[rows] for field in exploration))
+            carry, segment = train_segment(self.model, carry, Batch(*(field[rows] for field in batch)), draws)
+            loss, sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
+            # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
+            (loss / config.training.global_batch_size).backward()
+            self.window += sums
+            carries.append(carry)
+            if segment.puzzle_rows is not None and segment.puzzle_rows.grad is not None:
+                identifiers.append(carry.data.puzzle_identifiers)
+                row_grads.append(segment.puzzle_rows.grad)
+        self.carry = join_carries(carries)
+        ranks.sum_([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.step += 1  # counted before the learning rate is looked up, as published
+        if row_grads and self.model.puzzle_emb is not None:
+            sign_sgd_(
+                self.model.puzzle_emb.weights,
+                ranks.gather(torch.cat(identifiers)),
+                ranks.gather(torch.cat(row_grads)),
+                self.lr(config.optim.puzzle_emb_lr),
+                config.optim.puzzle_emb_weight_decay,
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(config.optim.lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def lr(self, base_lr: float) -> float:
+        """The learning rate of the current step."""
+        optim = self.config.optim
+        return cosine_with_warmup(
+            self.step, base_lr, optim.lr_warmup_steps, self.sampler.schedule_steps, optim.lr_min_ratio
+        )
+
+    def _exploration(self) -> Exploration | None:
+        model, training = self.config.model, self.config.training
+        if model.halt_max_steps == 1:
+            return None
+        draws = exploration_draws(self.config.seed, self.step, training.global_batch_size, model.halt_max_steps)
+        share = self.ranks.share(training.global_batch_size)
+        return Exploration(*(torch.from_numpy(draw[share]).to(self.ranks.device) for draw in draws))
+
+    # ---------------------------------------------------------------------------------- looking and saving
+
+    def _log_window(self) -> None:
+        """Record the mean over the steps since the last call; a window in which nothing halted has no accuracy."""
+        steps = self.config.training.log_interval
+        self.ranks.sum_([self.window])
+        values = train_metrics(self.window, steps * self.config.training.global_batch_size)
+        self.window = self._zero_sums()
+        if not math.isfinite(values["lm_loss"]):
+            raise TrainingDiverged(
+                f"train/lm_loss is {values['lm_loss']} at step {self.step}\n"
+                "  way out: a lower optim.lr, more optim.lr_warmup_steps, or an earlier stop"
+            )
+        named = {f"train/{key}": value for key, value in values.items()}
+        named["train/lr"] = self.lr(self.config.optim.lr)
+        self.seconds += self._pace.lap(training=True)
+        named["perf/samples_per_s"] = self._pace.steps_per_second() * self.config.training.global_batch_size
+        self._record(named)
+
+    def _end_iteration(self) -> None:
+        """Evaluate, keep the weights if they are the best so far, ask the stopper, and save."""
+        self.seconds += self._pace.lap(training=True)
+        metrics = self._evaluate()
+        self.seconds += self._pace.lap(training=False)
+        self._keep_best(metrics)
+        self.stopped = self.stopper.update(self.step, metrics)
+        self._record(metrics | {"perf/wall_s": self.seconds})
+        self.save()
+
+    def _evaluate(self) -> dict[str, float]:
+        self.metrics = evaluate(self.model, self.batches, self.eval_batch_size)
+        return self.metrics
+
+    def _keep_best(self, metrics: dict[str, float]) -> None:
+        stopping = self.config.stopping
+        value = metrics.get(stopping.metric)
+        if value is None:
+            return
+        sign = 1 if stopping.mode == "max" else -1
+        if self.best_value is None or sign * value > sign * self.best_value:
+            self.best_value, self.best_step = value, self.step
+            if self.ranks.is_main:
+                temporary = self.folder / ".best.safetensors"
+                save_weights(self.model, temporary)
+                temporary.replace(self.folder / "best.safetensors")
+
+    def _record(self, values: dict[str, float]) -> None:
+        if self.ranks.is_main:
+            self.recorder.metrics(self.step, values)
+
+    def _zero_sums(self) -> Tensor:
+        return torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
+
+    # ---------------------------------------------------------------------------------------------- state
+
+    def save(self) -> None:
+        """Write all that the next step needs. The carry is gathered, so another number of processes can go on."""
+        state = self.state_dict()
+        if self.ranks.is_main:
+            checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.training.keep_checkpoints)
+        self.ranks.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, the same on every process."""
+        carry, gather = self.carry, self.ranks.gather
+        window = self.window.clone()
+        self.ranks.sum_([window])
+        return {
+            "fingerprint": self.batches.dataset.info.fingerprint,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "carry": {
+                "latents": [gather(z) for z in carry.latents],
+                "steps": gather(carry.steps),
+                "halted": gather(carry.halted.int()).bool(),
+                "data": [gather(field) for field in carry.data],
+            },
+            "window": window,
+            "metrics": self.metrics,
+            "best": [self.best_value, self.best_step],
+            "stopped": self.stopped,
+            "stopper": self.stopper.state_dict(),
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state, whatever the number of processes that wrote it."""
+        share = self.ranks.share(self.config.training.global_batch_size)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        carry = state["carry"]
+        self.carry = Carry(
+            Latents(*(z[share].clone() for z in carry["latents"])),
+            carry["steps"][share].clone(),
+            carry["halted"][share].clone(),
+            Batch(*(field[share].clone() for field in carry["data"])),
+        )
+        # Sums of the open window are the main process's from here on.
+        self.window = state["window"] if self.ranks.is_main else self._zero_sums()
+        self.metrics, self.seconds = state["metrics"], state["seconds"]
+        self.best_value, self.best_step = state["best"]
+        self.stopped = state["stopped"]
+        self.stopper.load_state_dict(state["stopper"])
+
+    def _resume(self) -> None:
+        state = checkpoint.load_newest(self.folder / "checkpoints", self.ranks.device)
+        if state is None:
+            return
+        written, present = state["fingerprint"], self.batches.dataset.info.fingerprint
+        if written != present:
+            raise RunError(
+                f"{self.folder}: its checkpoint was trained on data with fingerprint {written[:12]}, this dataset has "
+                f"{present[:12]}\n  way out: bring the old data back, or delete the folder to start the run afresh"
+            )
+        self.load_state_dict(state)
+
+
+def _cut(size: int, parts: int) -> list[slice]:
+    part = size // parts
+    return [slice(start, start + part) for start in range(0, size, part)]

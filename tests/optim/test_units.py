@@ -1,0 +1,40 @@
+"""Optimizers and schedule against the published trajectories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from hrm_lab.optim.adam_atan2 import AdamATan2
+from hrm_lab.optim.schedule import cosine_with_warmup
+from hrm_lab.optim.sign_sgd import sign_sgd_
+
+
+def test_adam_atan2_follows_the_package(units: dict[str, Any]) -> None:
+    beta1, beta2, weight_decay = units["atan2/beta1_beta2_wd"]
+    parameter = torch.nn.Parameter(torch.from_numpy(units["atan2/p0"].copy()))
+    optimizer = AdamATan2([parameter], lr=0.0, betas=(beta1, beta2), weight_decay=weight_decay)
+    for step, lr in enumerate(units["atan2/lrs"]):
+        optimizer.param_groups[0]["lr"] = float(lr)
+        parameter.grad = torch.from_numpy(units["atan2/grads"][step].copy())
+        optimizer.step()
+        state = optimizer.state[parameter]
+        np.testing.assert_allclose(state["exp_avg"], units["atan2/exp_avg"][step], rtol=1e-6, atol=1e-12)
+        np.testing.assert_allclose(state["exp_avg_sq"], units["atan2/exp_avg_sq"][step], rtol=1e-6, atol=1e-20)
+        np.testing.assert_allclose(parameter.detach(), units["atan2/p"][step], atol=1e-7)
+
+
+def test_sign_sgd_sums_per_row_and_decays_only_touched_rows(units: dict[str, Any]) -> None:
+    weights, (lr, weight_decay) = torch.from_numpy(units["signsgd/w0"].copy()), units["signsgd/lr_wd"]
+    ids, grads = torch.from_numpy(units["signsgd/ids"]), torch.from_numpy(units["signsgd/grad"])
+    sign_sgd_(weights, ids, grads, float(lr), float(weight_decay))
+    np.testing.assert_allclose(weights, units["signsgd/w1"], atol=1e-7)
+
+
+def test_schedule(units: dict[str, Any]) -> None:
+    for row, (base, warmup, total, ratio) in enumerate(units["lr/config_base_warmup_total_minratio"]):
+        for column, step in enumerate(units["lr/steps"]):
+            ours = cosine_with_warmup(int(step), base, int(warmup), int(total), ratio)
+            np.testing.assert_allclose(ours, units["lr/value"][row, column], rtol=1e-12, atol=1e-18)
