@@ -220,6 +220,7 @@ class LocalLauncherConfig:
         None, "jobs that run together; null = cores // (processes_per_job * training.threads)", unit="jobs", low=1
     )
     processes_per_job: int = setting(1, "data-parallel processes of one job", unit="processes", low=1)
+    gpus_per_job: int = setting(0, "GPUs given to one job; 0 = it sees none", unit="GPUs", low=0)
     timeout_min: int = setting(24 * 60, "time limit of one job", unit="min", low=1)
     rerun_failed: bool = setting(True, "run points that failed before again")
 
@@ -411,6 +412,27 @@ def check_steps(num_groups: int, training: TrainingConfig) -> None:
         "so no step would ever be taken",
         f"take training.eval_interval={math.ceil(training.global_batch_size / num_groups)} or more, or a smaller batch",
     )
+
+
+def check_world_size(training: TrainingConfig, world_size: int) -> None:
+    """Refuse batches that cannot be cut into equal parts.
+
+    Raises:
+        ConfigError: naming the batch and the number of processes.
+    """
+    parts = world_size * training.gradient_accumulation_steps
+    sizes = {"training.global_batch_size": (training.global_batch_size, parts)}
+    if training.eval_batch_size is not None:
+        sizes["training.eval_batch_size"] = (training.eval_batch_size, world_size)
+    for key, (size, divisor) in sizes.items():
+        if size % divisor:
+            raise ConfigError(
+                key,
+                size,
+                f"cannot be cut into {divisor} equal parts ({world_size} processes, "
+                f"gradient_accumulation_steps={training.gradient_accumulation_steps})",
+                f"take a multiple of {divisor}",
+            )
 
 
 def _require(holds: bool, key: str, value: object, problem: str, way_out: str) -> None:

@@ -415,7 +415,8 @@ def _generate_split(
     config: SudokuDataConfig, source: _GridSource, split: int, size: int, progress: Progress | None
 ) -> Puzzles:
     """The test split is made first: its puzzles are counted as done when the training split begins."""
-    assert config.num_train is not None and config.num_test is not None
+    assert config.num_train is not None
+    assert config.num_test is not None
     before = config.num_test if split == _TRAIN else 0
     known: dict[bytes, bytes] = {}  # puzzle -> its grid, in the order of making
     for number in range(size):

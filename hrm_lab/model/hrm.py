@@ -109,7 +109,7 @@ class HRM(nn.Module):
     def embed(self, inputs: Tensor, puzzle_rows: Tensor | None) -> Tensor:
         """The input embedding (B, L, D): puzzle tokens in front of the tokens `inputs` (B, S), times sqrt(D)."""
         width = self.config.hidden_size
-        x = self.embed_tokens(inputs, self.dtype)
+        x: Tensor = self.embed_tokens(inputs, self.dtype)
         if puzzle_rows is not None:
             padding = self.num_puzzle_tokens * width - puzzle_rows.shape[1]
             rows = nn.functional.pad(puzzle_rows.to(self.dtype), (0, padding))

@@ -102,7 +102,8 @@ class Attention(nn.Module):
         q, k = queries_keys.chunk(2, dim=2)
         # SDPA wants heads before positions.
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
 
 
 def swiglu_width(hidden_size: int, expansion: float) -> int:
@@ -121,7 +122,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        out: Tensor = self.down_proj(F.silu(gate) * up)
+        return out
 
 
 class Block(nn.Module):

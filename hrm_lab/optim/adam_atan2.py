@@ -45,12 +45,12 @@ class AdamATan2(Optimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         averages = [self.state[p]["exp_avg"] for p in params]
         squares = [self.state[p]["exp_avg_sq"] for p in params]
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         torch._foreach_lerp_(averages, grads, 1 - beta1)
-        torch._foreach_lerp_(squares, torch._foreach_mul(grads, grads), 1 - beta2)
+        torch._foreach_lerp_(squares, [g.square() for g in grads], 1 - beta2)
         scales = torch._foreach_sqrt(squares)
         torch._foreach_div_(scales, math.sqrt(1 - beta2**t))
         angles = [torch.atan2(m, s) for m, s in zip(averages, scales, strict=True)]  # there is no _foreach_atan2

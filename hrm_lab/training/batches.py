@@ -37,11 +37,10 @@ class Batches:
         """This process's rows of every test batch, in file order; the last one is padded."""
         info = self.dataset.info
         for rows in eval_rows(len(split), global_batch_size, self.ranks.rank, self.ranks.world_size):
-            padding = (rows < 0)[:, None]
-            inputs = np.where(padding, info.pad_id, split.inputs[rows])
-            labels = np.where(padding, info.ignore_label_id, split.labels[rows])
-            identifiers = np.where(padding[:, 0], info.blank_identifier_id, split.puzzle_identifiers[rows])
-            yield self._batch(inputs, labels, identifiers)
+            padding = rows < 0
+            inputs = np.where(padding[:, None], np.uint8(info.pad_id), split.inputs[rows])
+            identifiers = np.where(padding, np.int32(info.blank_identifier_id), split.puzzle_identifiers[rows])
+            yield self._batch(inputs, split.labels[rows], identifiers, padding)
 
     def empty(self, size: int) -> Batch:
         """Zeros in the shape of a training batch."""
@@ -53,8 +52,17 @@ class Batches:
             torch.zeros(size, dtype=torch.int32, device=device),
         )
 
-    def _batch(self, inputs: NDArray[np.uint8], labels: NDArray[np.uint8], ids: NDArray[np.int32]) -> Batch:
-        wide = labels.astype(np.int32)
-        wide[wide == self.dataset.info.ignore_label_id] = IGNORE_LABEL_ID
-        arrays = (inputs.astype(np.int32), wide, ids.astype(np.int32))
+    def _batch(
+        self,
+        inputs: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        identifiers: NDArray[np.int32],
+        padding: NDArray[np.bool_] | None = None,
+    ) -> Batch:
+        """Tensors on the device; what is not to be learned gets IGNORE_LABEL_ID, all of a padding row too."""
+        supervised = labels.astype(np.int32)
+        supervised[supervised == self.dataset.info.ignore_label_id] = IGNORE_LABEL_ID
+        if padding is not None:
+            supervised[padding] = IGNORE_LABEL_ID
+        arrays = (inputs.astype(np.int32), supervised, identifiers.astype(np.int32))
         return Batch(*(torch.from_numpy(array).to(self.ranks.device) for array in arrays))

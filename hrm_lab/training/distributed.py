@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hrm_lab.config import TrainingConfig
+from hrm_lab.config import TrainingConfig, check_world_size
 from hrm_lab.errors import ConfigError
-
-Tensors = TypeVar("Tensors", bound=tuple)  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Ranks:
             return
         flat = torch.cat([t.flatten() for t in tensors])
         dist.all_reduce(flat)
-        for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view_as(tensor))
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -85,27 +82,6 @@ def connect(training: TrainingConfig) -> Ranks:
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world_size)
     return Ranks(device, rank, world_size)
-
-
-def check_world_size(training: TrainingConfig, world_size: int) -> None:
-    """Refuse batches that cannot be cut into equal parts.
-
-    Raises:
-        ConfigError: naming the batch and the number of processes.
-    """
-    parts = world_size * training.gradient_accumulation_steps
-    sizes = {"training.global_batch_size": (training.global_batch_size, parts)}
-    if training.eval_batch_size is not None:
-        sizes["training.eval_batch_size"] = (training.eval_batch_size, world_size)
-    for key, (size, divisor) in sizes.items():
-        if size % divisor:
-            raise ConfigError(
-                key,
-                size,
-                f"cannot be cut into {divisor} equal parts ({world_size} processes, "
-                f"gradient_accumulation_steps={training.gradient_accumulation_steps})",
-                f"take a multiple of {divisor}",
-            )
 
 
 def _device(choice: str) -> torch.device:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrm_lab.config import Config, check_steps
+from hrm_lab.config import Config, check_steps, check_world_size
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.errors import RunError
@@ -35,7 +35,7 @@ from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
 from hrm_lab.training import checkpoint
 from hrm_lab.training.batches import Batches
-from hrm_lab.training.distributed import Ranks, check_world_size
+from hrm_lab.training.distributed import Ranks
 from hrm_lab.training.evaluation import evaluate
 from hrm_lab.training.protocols import Recorder, Stopper
 
@@ -122,7 +122,8 @@ class Trainer:
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.stopped: str | None = None
-        self.seconds = 0.0
+        self.seconds = 0.0  # of all attempts together, and
+        self.train_seconds = 0.0  # those of them that were spent on training steps
         self._pace = Pace()
 
     # ------------------------------------------------------------------------------------------- the loop
@@ -162,7 +163,7 @@ class Trainer:
             carry, segment = train_segment(self.model, carry, Batch(*(field[rows] for field in batch)), draws)
             loss, sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
             # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
-            (loss / config.training.global_batch_size).backward()
+            (loss / config.training.global_batch_size).backward()  # type: ignore[no-untyped-call]
             self.window += sums
             carries.append(carry)
             if segment.puzzle_rows is not None and segment.puzzle_rows.grad is not None:
@@ -214,18 +215,20 @@ class Trainer:
             )
         named = {f"train/{key}": value for key, value in values.items()}
         named["train/lr"] = self.lr(self.config.optim.lr)
-        self.seconds += self._pace.lap(training=True)
+        self._take_time(training=True)
         named["perf/samples_per_s"] = self._pace.steps_per_second() * self.config.training.global_batch_size
         self._record(named)
 
     def _end_iteration(self) -> None:
         """Evaluate, keep the weights if they are the best so far, ask the stopper, and save."""
-        self.seconds += self._pace.lap(training=True)
+        self._take_time(training=True)
         metrics = self._evaluate()
-        self.seconds += self._pace.lap(training=False)
+        self._take_time(training=False)
         self._keep_best(metrics)
         self.stopped = self.stopper.update(self.step, metrics)
-        self._record(metrics | {"perf/wall_s": self.seconds})
+        samples = self.step * self.config.training.global_batch_size
+        perf = {"perf/wall_s": self.seconds, "perf/mean_samples_per_s": samples / self.train_seconds}
+        self._record(metrics | perf)
         self.save()
 
     def _evaluate(self) -> dict[str, float]:
@@ -248,6 +251,11 @@ class Trainer:
     def _record(self, values: dict[str, float]) -> None:
         if self.ranks.is_main:
             self.recorder.metrics(self.step, values)
+
+    def _take_time(self, training: bool) -> None:
+        seconds = self._pace.lap(training)
+        self.seconds += seconds
+        self.train_seconds += seconds if training else 0.0
 
     def _zero_sums(self) -> Tensor:
         return torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
@@ -282,7 +290,7 @@ class Trainer:
             "best": [self.best_value, self.best_step],
             "stopped": self.stopped,
             "stopper": self.stopper.state_dict(),
-            "seconds": self.seconds,
+            "seconds": [self.seconds, self.train_seconds],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -300,7 +308,8 @@ class Trainer:
         )
         # Sums of the open window are the main process's from here on.
         self.window = state["window"] if self.ranks.is_main else self._zero_sums()
-        self.metrics, self.seconds = state["metrics"], state["seconds"]
+        self.metrics = state["metrics"]
+        self.seconds, self.train_seconds = state["seconds"]
         self.best_value, self.best_step = state["best"]
         self.stopped = state["stopped"]
         self.stopper.load_state_dict(state["stopper"])

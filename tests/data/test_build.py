@@ -20,7 +20,8 @@ CSV = "source,question,answer,rating\ns,.234341221434321,1234341221434321,3\n"
 
 def test_the_key_follows_what_decides_the_bytes(tmp_path: Path) -> None:
     key = build_key(SMALL)
-    assert len(key) == 12 and int(key, 16) >= 0
+    assert len(key) == 12
+    assert int(key, 16) >= 0
     assert build_key(dataclasses.replace(SMALL, num_augmentations=1000, name="other")) == key
     assert build_key(dataclasses.replace(SMALL, num_blanks=9)) != key
     for name in ("a.csv", "b.csv"):
@@ -38,12 +39,15 @@ def test_the_key_follows_what_decides_the_bytes(tmp_path: Path) -> None:
 def test_it_is_built_once_and_opened_after(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     built = ensure_dataset(SMALL, tmp_path / "data", lambda done, total: calls.append((done, total)))
-    assert built.folder == dataset_folder(SMALL, tmp_path / "data") and built.folder.name == f"small-{build_key(SMALL)}"
+    assert built.folder == dataset_folder(SMALL, tmp_path / "data")
+    assert built.folder.name == f"small-{build_key(SMALL)}"
     assert calls[-1] == (40, 40)
-    assert built.info.build["num_blanks"] == 8 and json.loads((built.folder / "dataset.json").read_text())["build"]
+    assert built.info.build["num_blanks"] == 8
+    assert json.loads((built.folder / "dataset.json").read_text())["build"]
     calls.clear()
     opened = ensure_dataset(SMALL, tmp_path / "data", lambda done, total: calls.append((done, total)))
-    assert not calls and opened.info == built.info
+    assert not calls
+    assert opened.info == built.info
     elsewhere = ensure_dataset(dataclasses.replace(SMALL, name="other"), tmp_path / "more")
     assert elsewhere.info.fingerprint == built.info.fingerprint
 

@@ -48,7 +48,8 @@ def test_an_augmented_pair_is_a_puzzle_with_its_solution(
     assert new_inputs.dtype == new_labels.dtype == np.uint8
     assert (new_inputs == 1).sum() == (inputs == 1).sum()
     solution = sudoku.solve(new_inputs[0] - 1, box_rows, box_cols)
-    assert solution is not None and np.array_equal(solution.reshape(-1), new_labels[0] - 1)
+    assert solution is not None
+    assert np.array_equal(solution.reshape(-1), new_labels[0] - 1)
     assert sudoku.count_solutions(new_inputs[0] - 1, box_rows, box_cols) == 1
 
 
@@ -56,7 +57,8 @@ def test_an_augmented_pair_is_a_puzzle_with_its_solution(
 def test_variant_0_is_the_identity(box_rows: int, box_cols: int) -> None:
     inputs, labels = (np.repeat(tokens, 50, axis=0) for tokens in pair(box_rows, box_cols, 1))
     new = augment_sudoku_tokens(inputs, labels, 7, np.arange(50), np.zeros(50, int), box_rows, box_cols)
-    assert np.array_equal(new[0], inputs) and np.array_equal(new[1], labels)
+    assert np.array_equal(new[0], inputs)
+    assert np.array_equal(new[1], labels)
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,7 +71,8 @@ def test_a_result_does_not_depend_on_its_place_in_the_batch(
     size, row = len(addresses), data.draw(st.integers(0, len(addresses) - 1))
     whole = augment_sudoku_tokens(inputs.repeat(size, 0), labels.repeat(size, 0), seed, ids, variants, 3, 3)
     alone = augment_sudoku_tokens(inputs, labels, seed, ids[row], variants[row], 3, 3)
-    assert np.array_equal(whole[0][row], alone[0][0]) and np.array_equal(whole[1][row], alone[1][0])
+    assert np.array_equal(whole[0][row], alone[0][0])
+    assert np.array_equal(whole[1][row], alone[1][0])
 
 
 def test_draws_are_spread_evenly() -> None:
@@ -135,5 +138,5 @@ def test_arc_canvas_takes_the_largest_rectangle_and_refuses_what_does_not_fit() 
     assert arc.decode_canvas(np.zeros(900, np.uint8)).shape == (0, 0)
     assert arc.encode_grid(np.zeros((30, 30), int)).min() == 2
     for bad in (np.zeros((31, 2), int), np.full((2, 2), 10), np.zeros((0, 2), int)):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="grid of shape"):
             arc.encode_grid(bad)

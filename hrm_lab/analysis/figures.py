@@ -1,0 +1,59 @@
+"""Pictures of runs, with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no screen on a cluster
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+PANELS = (
+    ("eval/exact_accuracy", "test puzzles solved exactly", (0.0, 1.0)),
+    ("eval/accuracy", "test cells right", None),
+    ("train/lm_loss", "training loss per sequence", None),
+    ("train/steps", "ACT steps before halting (training)", None),
+)
+# Told apart without colour too.
+STYLES = ("-", "--", "-.", ":")
+MARKERS = "osD^vP*X"
+
+
+def draw_learning_curves(curves: Mapping[str, pd.DataFrame], path: Path, title: str = "") -> Path:
+    """Draw the runs' curves side by side in four panels.
+
+    Args:
+        curves: tidy frames (step, metric, value) by label, drawn in this order.
+        path: of the PNG.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
+    for axis, (metric, name, limits) in zip(axes.flat, PANELS, strict=True):
+        for index, (label, frame) in enumerate(curves.items()):
+            chosen = frame[frame["metric"] == metric]
+            # Training values come every few steps and jump: a thin line; evaluations are few: marked points.
+            smooth = chosen["value"].rolling(max(1, len(chosen) // 40), min_periods=1).mean()
+            axis.plot(
+                chosen["step"],
+                smooth,
+                STYLES[index % len(STYLES)],
+                marker=MARKERS[index % len(MARKERS)] if metric.startswith("eval/") else None,
+                markersize=4,
+                label=label,
+            )
+        axis.set_title(name)
+        axis.grid(alpha=0.3)
+        if limits:
+            axis.set_ylim(limits[0] - 0.02, limits[1] + 0.02)
+            axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    for axis in axes[1]:
+        axis.set_xlabel("optimizer step")
+    if curves:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

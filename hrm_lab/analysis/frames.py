@@ -1,0 +1,101 @@
+"""Runs as pandas frames: one row for each point of a sweep, and curves as tidy rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrm_lab.manifest import Manifest
+from hrm_lab.run_folder import INTERRUPTED, RUNNING, RunFolder, State
+from hrm_lab.tracking.recorder import read_journal
+from hrm_lab.tracking.store import RunRecord, Store
+
+
+def load_sweep(manifest: Manifest) -> pd.DataFrame:
+    """One row for each point, best first.
+
+    Columns: `point`; the swept keys; `best_exact` and `best_step` (the best evaluation); `exact_accuracy`, `accuracy`
+    and `lm_loss` of the last evaluation; `act_steps`, the mean number of ACT steps that training sequences took before
+    they halted; `samples_per_s`; `wall_s`; `state`; `detail` (why it failed or stopped early); `run_id`; `folder`.
+    Points that have not been evaluated yet stand last.
+    """
+    runs = manifest.runs()
+    records = _records(runs)
+    rows = []
+    for entry, folder in runs:
+        state = _true_state(folder)
+        record = records.get(state.run_id or "") if state else None
+        metrics = record.metrics if record else {}
+        rows.append(
+            {
+                "point": entry.label,
+                **_swept(entry.overrides),
+                **_best(folder),
+                "exact_accuracy": metrics.get("eval/exact_accuracy"),
+                "accuracy": metrics.get("eval/accuracy"),
+                "lm_loss": metrics.get("eval/lm_loss"),
+                "act_steps": metrics.get("train/steps"),
+                "samples_per_s": metrics.get("perf/mean_samples_per_s"),
+                "wall_s": metrics.get("perf/wall_s"),
+                "state": state.status if state else "WAITING",
+                "detail": state.detail if state else "",
+                "run_id": state.run_id if state else None,
+                "folder": str(folder.path),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.sort_values("best_exact", ascending=False, na_position="last", kind="stable", ignore_index=True)
+
+
+def journal_curves(path: Path) -> pd.DataFrame:
+    """A run's journal as tidy rows: step, metric, value."""
+    rows = [
+        (entry["step"], key, value)
+        for entry in read_journal(path)
+        if "metrics" in entry
+        for key, value in entry["metrics"].items()
+    ]
+    return pd.DataFrame(rows, columns=["step", "metric", "value"])
+
+
+def sweep_curves(manifest: Manifest) -> dict[str, pd.DataFrame]:
+    """Curves of every point that has any, by label."""
+    curves = {entry.label: journal_curves(folder.journal) for entry, folder in manifest.runs()}
+    return {label: frame for label, frame in curves.items() if len(frame)}
+
+
+def _records(runs: list[tuple[Any, RunFolder]]) -> dict[str, RunRecord]:
+    """What the tracking store knows of the runs, by run id, fetched in one go."""
+    states = {folder.path: folder.state for _, folder in runs}
+    ids = [state.run_id for state in states.values() if state and state.run_id]
+    if not ids:
+        return {}
+    config = next(folder.config() for _, folder in runs if states[folder.path] is not None)
+    store = Store.open(config.tracking, Path(config.paths.outputs))
+    return {record.run_id: record for record in store.runs(ids)}
+
+
+def _true_state(folder: RunFolder) -> State | None:
+    """The written state, unless it says RUNNING and nobody runs."""
+    state = folder.state
+    if state is not None and state.status == RUNNING and not folder.is_locked():
+        return State(INTERRUPTED, state.run_id, "its process is gone; the same command goes on")
+    return state
+
+
+def _swept(overrides: list[str]) -> dict[str, str]:
+    """{key: value} of the overrides that set a setting (those without a dot choose a group)."""
+    pairs = (override.partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs if "." in key}
+
+
+def _best(folder: RunFolder) -> dict[str, Any]:
+    """Best exact accuracy of all evaluations, and its step."""
+    curves = journal_curves(folder.journal)
+    exact = curves[curves["metric"] == "eval/exact_accuracy"]
+    if exact.empty:
+        return {"best_exact": None, "best_step": None}
+    best = exact.sort_values(["value", "step"], ascending=[False, True]).iloc[0]
+    return {"best_exact": float(best["value"]), "best_step": int(best["step"])}

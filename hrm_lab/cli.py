@@ -1,0 +1,185 @@
+"""`hrm-lab VERB`: each verb calls one function. Imports are inside the verbs, so that a wrong word costs nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrm_lab.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, sweep, compare and reproduce Hierarchical Reasoning Models.",
+    epilog="OVERRIDES are Hydra's: KEY=VALUE, GROUP=CHOICE, +experiment=NAME. HYDRA_FULL_ERROR=1 shows tracebacks.",
+)
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[OVERRIDES]...", help="Hydra overrides")]
+Outputs = Annotated[Path, typer.Option(help="the folder that paths.outputs named")]
+
+
+@app.command()
+def train(overrides: Overrides = None) -> None:
+    """Train one model, or go on where it stopped."""
+    from hrm_lab.compose import compose_config
+
+    config = compose_config(overrides or [])
+    from hrm_lab import hydra_app
+    from hrm_lab.run_folder import FINISHED, RunFolder
+
+    folder = RunFolder.of(config)
+    state = folder.state
+    if state is not None and state.status in FINISHED:
+        typer.echo(f"this config is trained already: {folder.path}\n  delete the folder to train it afresh")
+        return
+    state = hydra_app.train(config, overrides or [])
+    value = "" if state.best_value is None else f", best {config.stopping.metric} {state.best_value:.4g}"
+    typer.echo(f"{state.status.lower()}{value}: {folder.path}")
+
+
+@app.command()
+def sweep(
+    experiment: Annotated[str, typer.Argument(help="a file of experiments/, without .yaml")],
+    overrides: Overrides = None,
+) -> None:
+    """Run an experiment's grid: a Hydra multirun that skips the points that are done. Ends with the comparison."""
+    from hrm_lab.compose import CONF
+    from hrm_lab.errors import ConfigError
+
+    known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
+    if experiment not in known:
+        raise ConfigError("experiment", experiment, "no such file in experiments/", f"one of {', '.join(known)}")
+    from hrm_lab import hydra_app
+    from hrm_lab.run import log_to_console
+
+    log_to_console()
+    asked = [f"+experiment={experiment}", *(overrides or [])]
+    outputs, name = _sweep_place(asked)
+    try:
+        hydra_app.multirun(asked)
+    finally:
+        if (outputs / "sweeps" / name / "manifest.json").exists() and not isinstance(sys.exc_info()[1], UserError):
+            show_comparison(name, outputs)
+
+
+def _sweep_place(overrides: list[str]) -> tuple[Path, str]:
+    """Where the sweep of these overrides lies."""
+    from hrm_lab.compose import compose_config, swept_keys
+
+    swept = set(swept_keys(overrides))
+    config = compose_config([o for o in overrides if o.partition("=")[0].lstrip("+") not in swept])
+    return Path(config.paths.outputs), config.name
+
+
+@app.command()
+def compare(name: Annotated[str, typer.Argument(help="the sweep")], outputs: Outputs = Path("outputs")) -> None:
+    """Compare the points of a sweep, best first, and draw their learning curves."""
+    show_comparison(name, outputs)
+
+
+def show_comparison(name: str, outputs: Path) -> None:
+    """Print the table, draw the picture, and say how to open the UI."""
+    from rich.console import Console
+
+    from hrm_lab.analysis.figures import draw_learning_curves
+    from hrm_lab.analysis.frames import load_sweep, sweep_curves
+    from hrm_lab.analysis.table import comparison_table, notes
+    from hrm_lab.manifest import load_manifest
+
+    manifest = load_manifest(outputs, name)
+    frame = load_sweep(manifest)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(comparison_table(name, frame))
+    for note in notes(frame):
+        console.print(note, style="red", highlight=False, markup=False)
+    curves = sweep_curves(manifest)
+    ordered = {label: curves[label] for label in frame["point"] if label in curves}
+    picture = draw_learning_curves(ordered, manifest.folder / "learning_curves.png", manifest.question or name)
+    typer.echo(f"learning curves: {picture}")
+    typer.echo(f"open the MLflow UI with: make ui{'' if outputs == Path('outputs') else f' OUTPUTS={outputs}'}")
+
+
+@app.command()
+def ui(
+    outputs: Outputs = Path("outputs"),
+    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+) -> None:
+    """Open the MLflow UI on the runs of this folder (or of MLFLOW_TRACKING_URI); Ctrl-C ends it."""
+    from hrm_lab.config import TrackingConfig
+    from hrm_lab.tracking.store import tracking_uri
+
+    uri = tracking_uri(TrackingConfig(), outputs)
+    if uri.startswith("http"):
+        typer.echo(f"the runs are on a server: open {uri}")
+        return
+    if not (outputs / "mlflow.db").exists() and uri.startswith("sqlite"):
+        raise UserError(f"{outputs}: there are no runs here yet\n  way out: `make demo`, or --outputs FOLDER")
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # background jobs cost 900 MB and serve other uses
+    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port {port} --workers 1"
+    typer.echo(f"http://127.0.0.1:{port}")
+    os.execvp(sys.executable, [sys.executable, "-m", *shlex.split(command)])
+
+
+@app.command()
+def config(overrides: Overrides = None) -> None:
+    """List every setting with its value, unit, range and meaning."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hrm_lab.compose import compose_config
+    from hrm_lab.config import settings
+
+    table = Table("key", "value", "unit", "range", "meaning")
+    for key, value, meta in settings(compose_config(overrides or [])):
+        low, high = ("" if bound is None else f"{bound:g}" for bound in (meta.low, meta.high))
+        extent = ", ".join(meta.choices) or (f"{low} .. {high}" if low or high else "")
+        table.add_row(key, str(value), meta.unit, extent, meta.help)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def data(overrides: Overrides = None) -> None:
+    """Build the dataset of a config if it is missing, and say what is in it."""
+    from hrm_lab.compose import compose_config
+
+    settings = compose_config(overrides or [])
+    from rich.progress import Progress
+
+    from hrm_lab.data.build import ensure_dataset
+    from hrm_lab.data.sudoku import render
+
+    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        row = bar.add_task(f"building {settings.data.name}")
+        dataset = ensure_dataset(
+            settings.data, settings.paths.data, lambda done, total: bar.update(row, completed=done, total=total)
+        )
+    info, facts = dataset.info, dataset.info.task_facts
+    typer.echo(f"{dataset.folder}\nfingerprint {info.fingerprint}")
+    for split, counts in info.counts.items():
+        typer.echo(f"{split}: {counts['examples']:,} examples in {counts['groups']:,} groups")
+    for board in (dataset.train.inputs[0], dataset.train.labels[0]):
+        typer.echo(render(board, facts["box_rows"], facts["box_cols"]) + "\n")
+
+
+def main() -> None:
+    """Entry point: an error that a user can act on is two lines on standard error and exit status 1."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
+    try:
+        app()
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Hydra's side of the config: the typed schema in its store, composition, and its errors in plain words.
+
+Nothing below this module knows Hydra; what comes out of it is a validated `Config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from hrm_lab import config as schema
+from hrm_lab.config import Config, SudokuDataConfig
+from hrm_lab.errors import ConfigError, UserError
+
+_PACKAGE = Path(__file__).parent
+# In a wheel the YAML files lie in the package, in a checkout beside it.
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+
+
+def register() -> None:
+    """Put the schema where the YAML files of conf/ find it."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="data", name="sudoku_task", node=SudokuDataConfig)
+
+
+register()
+
+
+def compose_config(overrides: Sequence[str]) -> Config:
+    """Compose conf/config.yaml with overrides and check every value.
+
+    Raises:
+        UserError: naming the key, the value and the way out.
+    """
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
+    return to_config(composed)
+
+
+def to_config(composed: DictConfig) -> Config:
+    """A composed config, without Hydra's own part, as a validated Config."""
+    with_values = {key: node for key, node in composed.items_ex(resolve=False) if key != "hydra"}
+    try:
+        container: Any = OmegaConf.to_container(
+            OmegaConf.create(with_values), resolve=True, throw_on_missing=True, enum_to_str=True
+        )
+    except OmegaConfBaseException as error:
+        raise explain(error, []) from error
+    config: Config = schema.from_dict(container)
+    schema.validate(config)
+    return config
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> UserError:
+    """Say what is wrong with a config in our words: key, value, way out."""
+    if isinstance(error, UserError):
+        return error
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    known = [name for name, _, _ in schema.settings(Config())]
+    if key and isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        return schema.unknown_key(key, _value_of(key, overrides), known)
+    if key and isinstance(cause, ValidationError):
+        help = next((meta.help for name, _, meta in schema.settings(Config()) if name == key), "")
+        problem = str(cause).splitlines()[0].rstrip(".")
+        return ConfigError(key, _value_of(key, overrides), problem, f"{key} is: {help}" if help else "see conf/")
+    text = str(error).strip()
+    missing = re.search(
+        r"Could not (?:find|load) '([\w/]+)'.*?\n\nAvailable options in '[\w/]+':\n(.*?)\n(?:\n|Config)",
+        text + "\n\n",
+        re.S,
+    )
+    if missing:
+        group, _, name = missing.group(1).rpartition("/")
+        return ConfigError(group, name, "no such choice", "one of " + ", ".join(missing.group(2).split()))
+    absent = re.search(r"Could not override '([^']+)'", text)
+    if absent:
+        name = absent.group(1)
+        return schema.unknown_key(name, _value_of(name, overrides), known)
+    return UserError(f"{text}\n  way out: overrides are written KEY=VALUE; `hrm-lab config` lists every key")
+
+
+def _value_of(key: str, overrides: Sequence[str]) -> str:
+    """The value that the command line gives a key, for the error message."""
+    for override in overrides:
+        name, _, value = override.partition("=")
+        if name.lstrip("+~") == key:
+            return value
+    return "?"
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Keys of the overrides that stand for several values, in Hydra's grammar."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]

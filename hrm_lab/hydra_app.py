@@ -1,0 +1,63 @@
+"""The Hydra application: `python -m hrm_lab.hydra_app [-m] [OVERRIDES]`, with all of Hydra's own flags.
+
+A multirun goes through `hydra/launcher`, ours by default; the stock submitit launchers call `task` in their jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from hrm_lab.compose import CONF, explain, to_config
+from hrm_lab.config import Config
+from hrm_lab.progress import console_progress
+from hrm_lab.run import log_to_console, run
+from hrm_lab.run_folder import Point, RunFolder, State
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def task(composed: DictConfig) -> float | None:
+    """Train one composed config; returns its best watched metric."""
+    overrides = [str(override) for override in composed.get("hydra", {}).get("overrides", {}).get("task", [])]
+    return train(to_config(composed), overrides).best_value
+
+
+def train(config: Config, overrides: Sequence[str]) -> State:
+    """Train one config in its own folder, or go on where it stopped."""
+    log_to_console()
+    folder = RunFolder.of(config)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if not folder.is_locked():
+        folder.prepare(config, Point(config.name, list(overrides)))
+    return run(folder, console_progress())
+
+
+def multirun(overrides: Sequence[str]) -> None:
+    """Run Hydra in multirun mode.
+
+    Raises:
+        UserError: for a config that cannot be, or when a point has failed.
+    """
+    asked, arguments = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to us, who say them in fewer words
+    sys.argv = ["hrm-lab", "--multirun", *overrides]
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
+    finally:
+        sys.argv = arguments
+        if asked is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = asked
+
+
+if __name__ == "__main__":
+    task()

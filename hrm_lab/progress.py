@@ -1,0 +1,80 @@
+"""What a person sees of a training: a bar on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hrm_lab.training.protocols import Recorder
+
+log = logging.getLogger(__name__)
+SHOWN = ("train/lm_loss", "train/exact_accuracy", "train/steps", "eval/exact_accuracy", "eval/accuracy")
+PLAIN_PAUSE = 10.0  # seconds between plain lines, apart from evaluations
+
+
+def console_progress() -> Recorder:
+    """A bar where standard error is a terminal, else log lines."""
+    return BarProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+class PlainProgress:
+    """A line for every evaluation, and one every few seconds in between."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._last = 0.0
+
+    def start(self, step: int, total_steps: int) -> None:
+        """Say from where to where."""
+        self.total = total_steps
+        log.info("training from step %d to %d", step, total_steps)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of the values that matter."""
+        now = time.monotonic()
+        if any(key.startswith("eval/") for key in values) or now - self._last > PLAIN_PAUSE:
+            self._last = now
+            log.info("step %d/%d  %s", step, self.total, summary(values))
+
+    def tick(self, step: int) -> None:
+        """Nothing for a single step."""
+
+
+class BarProgress:
+    """A bar with the last values beside it."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+        )
+        self._task = self._bar.add_task("training", total=None, values="")
+        self._latest: dict[str, float] = {}
+
+    def start(self, step: int, total_steps: int) -> None:
+        """Draw it."""
+        self._bar.start()
+        self._bar.update(self._task, completed=step, total=total_steps)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Put the values beside the bar."""
+        self._latest |= values
+        self._bar.update(self._task, values=summary(self._latest))
+
+    def tick(self, step: int) -> None:
+        """Move on; the bar ends with the last step."""
+        self._bar.update(self._task, completed=step)
+        if self._bar.finished:
+            self._bar.stop()
+
+
+def summary(values: Mapping[str, float]) -> str:
+    """The values that matter, short."""
+    return "  ".join(f"{key.replace('_accuracy', '')} {values[key]:.3g}" for key in SHOWN if key in values)

@@ -1,0 +1,207 @@
+"""A sweep on this machine: submitit's local executor, with a limit on how many jobs run together.
+
+The executor itself starts every job at once; here the next one starts when one ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hrm_lab.config import Config, LocalLauncherConfig, check_ranges, check_world_size
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.errors import ConfigError, UserError
+from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
+from hrm_lab.run import close_dead_run
+from hrm_lab.run_folder import FINISHED, RUNNING, RunFolder
+from hrm_lab.sweep.plan import decide
+from hrm_lab.sweep.watch import watcher
+from hrm_lab.sweep.worker import work
+from hrm_lab.tracking.store import Store
+
+log = logging.getLogger("hrm_lab")
+POLL_S = 0.5
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a point ended."""
+
+    folder: Path
+    best_value: float | None
+    error: UserError | None
+
+
+def run_sweep(
+    configs: Sequence[Config], overrides: Sequence[Sequence[str]], launcher: LocalLauncherConfig
+) -> list[Result]:
+    """Run every point that is not done yet, and say how each point ended when all have.
+
+    Args:
+        configs: validated, one for each point of the grid.
+        overrides: what makes each point.
+
+    Raises:
+        UserError: before anything is built or started, when the sweep cannot be run as it is.
+    """
+    limit = job_limit(configs, launcher)
+    manifest = make_manifest(configs, overrides)
+    _build_data(configs)
+    manifest.save()
+    parent = _open_tracking(configs[0], manifest)
+    plan = {entry: decide(folder.state, folder.is_locked(), launcher.rerun_failed) for entry, folder in manifest.runs()}
+    for entry, action in plan.items():
+        log.info("  %-40s %s", entry.label, action.value)
+    todo = [(entry, folder) for entry, folder in manifest.runs() if plan[entry].submits]
+    if todo:
+        prepare_points(manifest, configs, {entry.signature for entry, _ in todo})
+        log.info("%d of %d points to run, %d at a time", len(todo), len(plan), min(limit, len(todo)))
+        _Pool(manifest, launcher, configs[0].training.threads, limit).run(todo)
+    if parent is not None:
+        store, run_id = parent
+        store.set_status(run_id, "FINISHED")
+    return [_result(RunFolder.of(config)) for config in configs]
+
+
+def _result(folder: RunFolder) -> Result:
+    state = folder.state
+    if state is not None and state.status in FINISHED:
+        return Result(folder.path, state.best_value, None)
+    word = f"{state.status.lower()}: {state.detail}" if state else "never started"
+    label = folder.point().label if state else folder.path.name
+    return Result(folder.path, None, UserError(f"{label} {word}\n  log: {folder.log}"))
+
+
+def job_limit(configs: Sequence[Config], launcher: LocalLauncherConfig) -> int:
+    """How many jobs may run together without asking more of the machine than it has.
+
+    Raises:
+        ConfigError: for a launcher setting that cannot be.
+    """
+    check_ranges(launcher, "hydra.launcher.")
+    for config in configs:
+        check_world_size(config.training, launcher.processes_per_job)
+    if launcher.max_parallel_jobs is not None:
+        return launcher.max_parallel_jobs
+    threads = max(config.training.threads for config in configs)
+    limit = len(os.sched_getaffinity(0)) // (launcher.processes_per_job * threads)
+    if launcher.gpus_per_job:
+        gpus = len(visible_gpus())
+        if gpus < launcher.gpus_per_job:
+            raise ConfigError(
+                "hydra.launcher.gpus_per_job",
+                launcher.gpus_per_job,
+                f"this machine shows {gpus} GPUs",
+                "take fewer, or hydra/launcher=local, which runs on the CPU",
+            )
+        limit = min(limit, gpus // launcher.gpus_per_job)
+    return max(1, limit)
+
+
+def visible_gpus() -> list[int]:
+    """The GPUs that this process may use, without asking CUDA (which would take seconds and memory)."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [int(number) for number in chosen.split(",") if number.strip().isdigit()]
+    devices = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia*"))
+    return sorted(int(number) for number in devices if number.isdigit())
+
+
+def _build_data(configs: Sequence[Config]) -> None:
+    """Build each dataset once, before any job asks for it."""
+    for data, root in {repr(config.data): (config.data, config.paths.data) for config in configs}.values():
+        ensure_dataset(data, root)
+
+
+def _open_tracking(config: Config, manifest: Manifest) -> tuple[Store, str] | None:
+    """Make database, experiment and parent run once, before any job asks for them."""
+    if not config.tracking.enabled:
+        return None
+    store = Store.open(config.tracking, Path(config.paths.outputs))
+    run_id = store.sweep_run(manifest.name, manifest.question)
+    store.set_status(run_id, "RUNNING")
+    store.log_file(run_id, manifest.folder / "manifest.json")
+    return store, run_id
+
+
+class _Pool:
+    """Keeps up to `limit` jobs running until all are done."""
+
+    def __init__(self, manifest: Manifest, launcher: LocalLauncherConfig, threads: int, limit: int) -> None:
+        self.manifest, self.launcher, self.threads, self.limit = manifest, launcher, threads, limit
+        self.free_gpus = visible_gpus()
+        self.executor = submitit.LocalExecutor(manifest.folder / "submitit")
+        self.active: list[tuple[Any, Entry, RunFolder, list[int]]] = []
+
+    def run(self, todo: list[tuple[Entry, RunFolder]]) -> None:
+        """Until every point has ended, or the user has had enough."""
+        waiting = list(todo)
+        with watcher([(entry.label, folder) for entry, folder in todo]) as watch:
+            try:
+                while waiting or self.active:
+                    while waiting and len(self.active) < self.limit:
+                        self._submit(*waiting.pop(0))
+                    time.sleep(POLL_S)
+                    watch.look()
+                    self._collect()
+            except KeyboardInterrupt:
+                self._cancel()
+                log.info("interrupted: the same command goes on where the points stopped")
+                raise
+
+    def _submit(self, entry: Entry, folder: RunFolder) -> None:
+        gpus = [self.free_gpus.pop(0) for _ in range(self.launcher.gpus_per_job)]
+        self.executor.update_parameters(
+            tasks_per_node=self.launcher.processes_per_job,
+            timeout_min=self.launcher.timeout_min,
+            gpus_per_node=len(gpus),
+            visible_gpus=gpus,
+            stderr_to_stdout=True,
+        )
+        with submitit.helpers.clean_env(), _threads(self.threads):
+            job = self.executor.submit(work, str(folder.path))
+        self.active.append((job, entry, folder, gpus))
+
+    def _collect(self) -> None:
+        """Take out the jobs that have ended; one that died without a word gets a state that says so."""
+        for item in list(self.active):
+            job, entry, folder, gpus = item
+            if not job.done():
+                continue
+            self.active.remove(item)
+            self.free_gpus += gpus
+            state = folder.state
+            if state is None or state.status == RUNNING:
+                detail = f"the job died without a word; its output is {job.paths.stdout}"
+                state = close_dead_run(folder, detail)
+            log.info("%s: %s %s", entry.label, state.status.lower(), state.detail)
+
+    def _cancel(self) -> None:
+        for job, *_ in self.active:
+            job.cancel()
+        for job, *_ in self.active:
+            job._process.wait(timeout=30)  # submitit offers no wait with a limit
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Thread counts that a job's libraries read when they are loaded."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

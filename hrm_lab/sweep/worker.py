@@ -1,0 +1,30 @@
+"""What one job of a sweep does: train one run folder, on as many processes as the job has."""
+
+from __future__ import annotations
+
+import os
+
+import submitit
+
+
+def work(folder: str) -> None:
+    """Train the run in `folder`. Submitted by path, so the job reads a resolved config and never touches Hydra."""
+    from pathlib import Path
+
+    from hrm_lab.progress import PlainProgress
+    from hrm_lab.run import log_to_console, run
+    from hrm_lab.run_folder import RunFolder
+
+    _join_job()
+    log_to_console()
+    run(RunFolder(Path(folder)), PlainProgress())
+
+
+def _join_job() -> None:
+    """Give torch.distributed this task's place among the job's tasks."""
+    job = submitit.JobEnvironment()
+    if job.num_tasks == 1:
+        return
+    submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    if job.cluster == "local":
+        os.environ["MASTER_ADDR"] = "127.0.0.1"  # the machine may not know its own name

@@ -1,0 +1,193 @@
+"""The MLflow tracking store: where it is, the experiment, a parent run per sweep and a child per point.
+
+The only module besides `recorder.py` that talks to MLflow; everyone else gets plain values. MLflow takes seconds to
+import, so it is imported when a store is opened and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from hrm_lab.config import TrackingConfig
+from hrm_lab.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits per request
+KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
+REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the store knows of one run: last value of every metric, and its tags and params."""
+
+    run_id: str
+    name: str
+    status: str
+    metrics: dict[str, float]
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
+def tracking_uri(config: TrackingConfig, outputs: Path) -> str:
+    """The configured URI, else that of a SQLite file in `outputs`."""
+    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(outputs / 'mlflow.db').resolve()}"
+
+
+class Store:
+    """An opened tracking store."""
+
+    def __init__(self, client: MlflowClient, uri: str, experiment_id: str) -> None:
+        self.client, self.uri, self.experiment_id = client, uri, experiment_id
+
+    @classmethod
+    def open(cls, config: TrackingConfig, outputs: Path) -> Store:
+        """Connect, making the database and the experiment where they are missing.
+
+        Under a lock: processes that open a fresh SQLite file at once destroy each other's migration, and concurrent
+        first uses of an experiment's name drop runs into the default experiment.
+
+        Raises:
+            UserError: when the store cannot be reached.
+        """
+        uri = tracking_uri(config, outputs)
+        outputs.mkdir(parents=True, exist_ok=True)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(tracking_uri=uri)
+        # An embedded store has no server that could keep artifacts, so they lie beside it.
+        artifacts = (outputs / "artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
+        try:
+            with FileLock(outputs / ".tracking.lock"):
+                experiment = client.get_experiment_by_name(config.experiment)
+                if experiment is not None:
+                    return cls(client, uri, experiment.experiment_id)
+                # The kind makes the UI open on the table of runs and not on its pages for language models.
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                return cls(client, uri, client.create_experiment(config.experiment, artifacts, kind))
+        except MlflowException as error:
+            raise UserError(
+                f"tracking.uri={uri}: cannot be used: {error}\n"
+                "  way out: start the server, or take another tracking.uri, or tracking=none"
+            ) from error
+
+    def sweep_run(self, name: str, question: str) -> str:
+        """The id of a sweep's parent run, made when missing."""
+        query = f"tags.`{KIND}` = 'sweep' and tags.`{SWEEP}` = '{name}'"
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {KIND: "sweep", SWEEP: name, "mlflow.note.content": question or f"sweep {name}"}
+        return self._create_run(name, tags)
+
+    def create_run(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
+        """Make the run of one signature; as a child of `parent` if there is one."""
+        family = {"mlflow.parentRunId": parent} if parent else {}
+        return self._create_run(name, {KIND: "run", **tags, **family})
+
+    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        user = {"mlflow.user": os.environ.get("USER", "unknown"), "mlflow.source.type": "LOCAL"}
+        run = self.client.create_run(self.experiment_id, run_name=name, tags={**user, **tags})
+        return str(run.info.run_id)
+
+    def exists(self, run_id: str) -> bool:
+        """Whether the run is there and not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException:
+            return False
+
+    def runs(self, run_ids: Iterable[str]) -> list[RunRecord]:
+        """Records of runs by id, in any order; unknown ids are left out."""
+        wanted = set(run_ids)
+        records: list[RunRecord] = []
+        token = None
+        while wanted:
+            page = self.client.search_runs([self.experiment_id], f"tags.`{KIND}` = 'run'", page_token=token)
+            records += [_record(run) for run in page if run.info.run_id in wanted]
+            token = page.token
+            if not token:
+                break
+        return records
+
+    def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """All (step, value) of a metric, in order of steps."""
+        points = self.client.get_metric_history(run_id, key)
+        return sorted((point.step, point.value) for point in points)
+
+    def last_steps(self, run_id: str) -> dict[str, int]:
+        """The highest step that the store holds of every metric: whatever comes again up to there is known."""
+        keys = self.client.get_run(run_id).data.metrics
+        return {key: max(point.step for point in self.client.get_metric_history(run_id, key)) for key in keys}
+
+    def log_metrics(self, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
+        """Send (key, value, milliseconds, step) in as few requests as MLflow's limits allow."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(key, value, stamp, step) for key, value, stamp, step in points]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log parameters; those already there are left as they are, because MLflow refuses to change one."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run_id).data.params
+        new = [Param(key, str(value)) for key, value in params.items() if key not in known]
+        for start in range(0, len(new), MAX_PARAMS):
+            self.client.log_batch(run_id, params=new[start : start + MAX_PARAMS])
+
+    def log_dataset(self, run_id: str, name: str, fingerprint: str, source: str, profile: str) -> None:
+        """Tie a dataset to a run, by its fingerprint."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # MLflow keeps 36 characters of a digest; the whole fingerprint is in the run's dataset.json.
+        dataset = Dataset(name, fingerprint[:36], "local", source, profile=profile)
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
+
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        """Store a text as an artifact."""
+        self.client.log_text(run_id, text, path)
+
+    def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
+        """Store a file as an artifact."""
+        self.client.log_artifact(run_id, str(file), folder)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, replacing older values."""
+        for key, value in tags.items():
+            self.client.set_tag(run_id, key, value)
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED, with the time of the end where it is one."""
+        if status == "RUNNING":
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status=status, end_time=int(time.time() * 1000))
+
+
+def _record(run: Any) -> RunRecord:
+    data = run.data
+    return RunRecord(
+        run.info.run_id,
+        run.info.run_name,
+        run.info.status,
+        dict(data.metrics),
+        dict(data.params),
+        dict(data.tags),
+    )
