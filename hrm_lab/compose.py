@@ -22,6 +22,7 @@ from hrm_lab import config as schema
 from hrm_lab.config import Config, SudokuDataConfig
 from hrm_lab.errors import ConfigError, UserError
 
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # ValueError: some of its parser's
 _PACKAGE = Path(__file__).parent
 # In a wheel the YAML files lie in the package, in a checkout beside it.
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -47,7 +48,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except HYDRA_ERRORS as error:
         raise explain(error, overrides) from error
     return to_config(composed)
 

@@ -277,7 +277,7 @@ def from_dict(values: Mapping[str, Any], kind: type[Any] = Config, prefix: str =
 
 def unknown_key(key: str, value: object, known: list[str]) -> ConfigError:
     """The error for a key that is not there, with the nearest one that is."""
-    near = difflib.get_close_matches(key, known, n=1)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
     hint = f"did you mean {near[0]}? " if near else ""
     return ConfigError(key, value, "no such key", f"{hint}`hrm-lab config` lists every key")
 
@@ -311,7 +311,8 @@ def validate(config: Config) -> None:
         "model.hidden_size",
         model.hidden_size,
         f"is not a multiple of model.num_heads={model.num_heads}",
-        f"take model.hidden_size={math.ceil(model.hidden_size / model.num_heads) * model.num_heads}",
+        "take model.num_heads from "
+        + ", ".join(str(n) for n in range(1, 33) if model.hidden_size % n == 0 and model.hidden_size // n % 2 == 0),
     )
     _require(
         model.pos_encodings != "rope" or (model.hidden_size // model.num_heads) % 2 == 0,

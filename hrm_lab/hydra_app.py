@@ -10,11 +10,9 @@ import sys
 from collections.abc import Sequence
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from hrm_lab.compose import CONF, explain, to_config
+from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
 from hrm_lab.config import Config
 from hrm_lab.progress import console_progress
 from hrm_lab.run import log_to_console, run
@@ -49,7 +47,7 @@ def multirun(overrides: Sequence[str]) -> None:
     sys.argv = ["hrm-lab", "--multirun", *overrides]
     try:
         task()
-    except (HydraException, OmegaConfBaseException) as error:
+    except HYDRA_ERRORS as error:
         raise explain(error, overrides) from error
     finally:
         sys.argv = arguments

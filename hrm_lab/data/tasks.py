@@ -20,7 +20,7 @@ def augment(
     puzzles: NDArray[np.int64],
     variants: NDArray[np.int64],
 ) -> tuple[Tokens, Tokens]:
-    """The given variant (B,) of each pair (B, S) of puzzle (B,), by the task's symmetries; variant 0 is the pair itself.
+    """Variant (B,) of each pair (B, S) of a puzzle (B,), by the task's symmetries; variant 0 is the pair itself.
 
     Raises:
         DataError: when the task has no symmetries here.

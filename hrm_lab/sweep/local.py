@@ -58,10 +58,13 @@ def run_sweep(
     _build_data(configs)
     manifest.save()
     parent = _open_tracking(configs[0], manifest)
-    plan = {entry: decide(folder.state, folder.is_locked(), launcher.rerun_failed) for entry, folder in manifest.runs()}
-    for entry, action in plan.items():
+    plan = [
+        (entry, folder, decide(folder.state, folder.is_locked(), launcher.rerun_failed))
+        for entry, folder in manifest.runs()
+    ]
+    for entry, _, action in plan:
         log.info("  %-40s %s", entry.label, action.value)
-    todo = [(entry, folder) for entry, folder in manifest.runs() if plan[entry].submits]
+    todo = [(entry, folder) for entry, folder, action in plan if action.submits]
     if todo:
         prepare_points(manifest, configs, {entry.signature for entry, _ in todo})
         log.info("%d of %d points to run, %d at a time", len(todo), len(plan), min(limit, len(todo)))
