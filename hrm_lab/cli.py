@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hrm_lab.errors import UserError
+from hrm_lab.errors import ConfigError, PointFailed, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,22 +50,22 @@ def sweep(
 ) -> None:
     """Run an experiment's grid: a Hydra multirun that skips the points that are done. Ends with the comparison."""
     from hrm_lab.compose import CONF
-    from hrm_lab.errors import ConfigError
 
     known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
     if experiment not in known:
         raise ConfigError("experiment", experiment, "no such file in experiments/", f"one of {', '.join(known)}")
+    asked = [f"+experiment={experiment}", *(overrides or [])]
+    outputs, name = _sweep_place(asked)
     from hrm_lab import hydra_app
     from hrm_lab.run import log_to_console
 
     log_to_console()
-    asked = [f"+experiment={experiment}", *(overrides or [])]
-    outputs, name = _sweep_place(asked)
     try:
         hydra_app.multirun(asked)
-    finally:
-        if (outputs / "sweeps" / name / "manifest.json").exists() and not isinstance(sys.exc_info()[1], UserError):
-            show_comparison(name, outputs)
+    except PointFailed:
+        show_comparison(name, outputs)
+        raise
+    show_comparison(name, outputs)
 
 
 def _sweep_place(overrides: list[str]) -> tuple[Path, str]:

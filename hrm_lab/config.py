@@ -215,7 +215,7 @@ DATA_TASKS: dict[str, type[DataConfig]] = {"sudoku": SudokuDataConfig}
 class LocalLauncherConfig:
     """`hydra/launcher=local`: submitit's local executor with a limit on how many jobs run together."""
 
-    _target_: str = "hydra_plugins.hrm_lab_launcher.launcher.LocalLauncher"
+    _target_: str = "hydra_plugins.hrm_lab_plugins.launcher.LocalLauncher"
     max_parallel_jobs: Optional[int] = setting(
         None, "jobs that run together; null = cores // (processes_per_job * training.threads)", unit="jobs", low=1
     )
@@ -223,6 +223,14 @@ class LocalLauncherConfig:
     gpus_per_job: int = setting(0, "GPUs given to one job; 0 = it sees none", unit="GPUs", low=0)
     timeout_min: int = setting(24 * 60, "time limit of one job", unit="min", low=1)
     rerun_failed: bool = setting(True, "run points that failed before again")
+
+
+@dataclass
+class GridSweeperConfig:
+    """`hydra/sweeper=grid`: the product of every swept key."""
+
+    _target_: str = "hydra_plugins.hrm_lab_plugins.sweeper.GridSweeper"
+    params: Optional[dict[str, Any]] = None  # swept keys of an experiment: KEY: CHOICES in Hydra's grammar
 
 
 # --------------------------------------------------------------------------------------------- reading
@@ -277,8 +285,9 @@ def from_dict(values: Mapping[str, Any], kind: type[Any] = Config, prefix: str =
 
 def unknown_key(key: str, value: object, known: list[str]) -> ConfigError:
     """The error for a key that is not there, with the nearest one that is."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-    hint = f"did you mean {near[0]}? " if near else ""
+    spelled = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(key.lower(), spelled, n=1, cutoff=0.8)
+    hint = f"did you mean {spelled[near[0]]}? " if near else ""
     return ConfigError(key, value, "no such key", f"{hint}`hrm-lab config` lists every key")
 
 
@@ -308,9 +317,9 @@ def validate(config: Config) -> None:
     model, training = config.model, config.training
     _require(
         model.hidden_size % model.num_heads == 0,
-        "model.hidden_size",
-        model.hidden_size,
-        f"is not a multiple of model.num_heads={model.num_heads}",
+        "model.num_heads",
+        model.num_heads,
+        f"does not divide model.hidden_size={model.hidden_size}",
         "take model.num_heads from "
         + ", ".join(str(n) for n in range(1, 33) if model.hidden_size % n == 0 and model.hidden_size // n % 2 == 0),
     )

@@ -22,3 +22,7 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run folder or a checkpoint that cannot be used as asked."""
+
+
+class PointFailed(UserError):
+    """A point of a sweep did not finish; the others did what they could."""

@@ -18,7 +18,7 @@ import submitit
 
 from hrm_lab.config import Config, LocalLauncherConfig, check_ranges, check_world_size
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.errors import ConfigError, UserError
+from hrm_lab.errors import ConfigError, PointFailed
 from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
 from hrm_lab.run import close_dead_run
 from hrm_lab.run_folder import FINISHED, RUNNING, RunFolder
@@ -38,7 +38,7 @@ class Result:
 
     folder: Path
     best_value: float | None
-    error: UserError | None
+    error: PointFailed | None
 
 
 def run_sweep(
@@ -81,7 +81,7 @@ def _result(folder: RunFolder) -> Result:
         return Result(folder.path, state.best_value, None)
     word = f"{state.status.lower()}: {state.detail}" if state else "never started"
     label = folder.point().label if state else folder.path.name
-    return Result(folder.path, None, UserError(f"{label} {word}\n  log: {folder.log}"))
+    return Result(folder.path, None, PointFailed(f"{label} {word}\n  log: {folder.log}"))
 
 
 def job_limit(configs: Sequence[Config], launcher: LocalLauncherConfig) -> int:

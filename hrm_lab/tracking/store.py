@@ -66,11 +66,11 @@ class Store:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        client = MlflowClient(tracking_uri=uri)
         # An embedded store has no server that could keep artifacts, so they lie beside it.
         artifacts = (outputs / "artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
         try:
             with FileLock(outputs / ".tracking.lock"):
+                client = MlflowClient(tracking_uri=uri)  # makes and migrates a SQLite file
                 experiment = client.get_experiment_by_name(config.experiment)
                 if experiment is not None:
                     return cls(client, uri, experiment.experiment_id)

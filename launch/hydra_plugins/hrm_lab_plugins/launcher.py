@@ -1,4 +1,4 @@
-"""Hydra's door to `hrm_lab.sweep`: `hydra/launcher=local`. Thin on purpose; Hydra imports it at every start."""
+"""`hydra/launcher=local`: Hydra's door to `hrm_lab.sweep`. Thin on purpose; Hydra imports it at every start."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what launch needs; the jobs do not call Hydra's task function."""
-        self.hydra_context, self.master_config = hydra_context, config
+        self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Check every point, then run those that are not done; one JobReturn for each, when all have ended.
 
         The return value of a point is its best watched metric, which is what an optimizing sweeper asks for.
         """
-        from hrm_lab.compose import to_config
-        from hrm_lab.sweep.local import run_sweep
+        from hrm_lab.sweep.grid import compose_points
 
-        load = self.hydra_context.config_loader.load_sweep_config
-        composed = [load(self.master_config, list(overrides)) for overrides in job_overrides]
-        configs = [to_config(one) for one in composed]
+        configs = compose_points(self.hydra_context.config_loader, self.config, job_overrides)
+        from hrm_lab.sweep.local import run_sweep  # only now: a bad point must not wait for these imports
+
         results = run_sweep(configs, job_overrides, LocalLauncherConfig(**self.settings))
         returns = []
-        for overrides, one, result in zip(job_overrides, composed, results, strict=True):
-            job = JobReturn(overrides=overrides, cfg=one, hydra_cfg=one.hydra, working_dir=str(result.folder))
+        for overrides, result in zip(job_overrides, results, strict=True):
+            job = JobReturn(overrides=overrides, working_dir=str(result.folder))
             job.status = JobStatus.FAILED if result.error else JobStatus.COMPLETED
             job.return_value = result.error or result.best_value
             returns.append(job)

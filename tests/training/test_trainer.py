@@ -1,0 +1,186 @@
+"""The loop on real runs: resume, processes, accumulation, damage, divergence."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrm_lab.config import Config
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.errors import RunError
+from hrm_lab.stopping.patience import Patience
+from hrm_lab.training import checkpoint
+from hrm_lab.training.distributed import connect
+from hrm_lab.training.evaluation import evaluate
+from hrm_lab.training.trainer import Trainer, TrainingDiverged
+from tests.small import Memory, small_config
+
+
+def make_trainer(config: Config, folder: Path) -> tuple[Trainer, Memory]:
+    folder.mkdir(parents=True, exist_ok=True)
+    memory = Memory()
+    dataset = ensure_dataset(config.data, config.paths.data)
+    return Trainer(config, dataset, folder, memory, Patience(config.stopping), connect(config.training)), memory
+
+
+def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    state = trainer.state_dict()
+    moments = {
+        f"{index}.{key}": value for index, entry in state["optimizer"]["state"].items() for key, value in entry.items()
+    }
+    carry = {f"carry.{i}": t for i, t in enumerate([*state["carry"]["latents"], *state["carry"]["data"]])}
+    return state["model"] | moments | carry
+
+
+def test_a_run_cut_anywhere_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    whole, recorded = make_trainer(config, tmp_path / "whole")
+    whole.fit()
+    assert whole.step == whole.sampler.total_steps == 8
+    for cut in (1, 4, 7):
+        first, before = make_trainer(config, tmp_path / f"cut{cut}")
+        first.sampler.iterations = 2
+        for _ in range(cut):
+            first.train_step()
+            first._log_window()
+            if first.step == 4:
+                first._end_iteration()
+        first.save()
+        second, after = make_trainer(config, tmp_path / f"cut{cut}")
+        second.fit()
+        assert after.began == cut
+        assert before.values | after.values == recorded.values
+        for name, tensor in all_tensors(whole).items():
+            assert torch.equal(tensor, all_tensors(second)[name]), name
+
+
+def test_two_runs_of_one_config_are_equal_and_another_seed_is_not(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    (one, a), (two, b) = make_trainer(config, tmp_path / "a"), make_trainer(config, tmp_path / "b")
+    one.fit()
+    two.fit()
+    assert a.values == b.values
+    config.seed = 1
+    other, c = make_trainer(config, tmp_path / "c")
+    other.fit()
+    assert a.values != c.values
+
+
+def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    whole, a = make_trainer(small_config(tmp_path), tmp_path / "whole")
+    parts, b = make_trainer(small_config(tmp_path, gradient_accumulation_steps=4), tmp_path / "parts")
+    whole.fit()
+    parts.fit()
+    assert_equal_but_rounding(a.values, b.values)
+
+
+def test_two_processes_are_one_but_for_rounding(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    alone, expected = make_trainer(config, tmp_path / "alone")
+    alone.fit()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.two_processes", str(tmp_path)],
+            env={**environment, "RANK": str(rank), "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        for rank in (0, 1)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    together = torch.load(tmp_path / "together.pt", weights_only=True)
+    assert_equal_but_rounding(expected.values, together["values"])
+    # Which sequence each slot holds, and how long, does not depend on rounding.
+    carry = alone.state_dict()["carry"]
+    for ours, theirs in zip([*carry["data"], carry["steps"]], together["carry"], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def assert_equal_but_rounding(expected: dict[Any, float], found: dict[Any, float]) -> None:
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+
+
+def test_steps_on_which_nothing_halts_report_no_accuracy(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config.model.halt_exploration_prob = 0.0
+    trainer, memory = make_trainer(config, tmp_path / "run")
+    trainer.fit()
+    # At first q_halt and q_continue are equal, so every slot takes its three ACT steps and halts on step 3.
+    assert (1, "train/lm_loss") in memory.values
+    assert (1, "train/exact_accuracy") not in memory.values
+    assert memory.values[(3, "train/steps")] == 3.0
+
+
+def test_padding_rows_add_nothing_to_an_evaluation(tmp_path: Path) -> None:
+    trainer, _ = make_trainer(small_config(tmp_path), tmp_path / "run")
+    trainer.fit()
+    exact = evaluate(trainer.model, trainer.batches, 10)
+    for size in (1, 3, 7, 64):
+        padded = evaluate(trainer.model, trainer.batches, size)
+        assert padded == pytest.approx(exact, rel=1e-5)
+    assert set(exact) >= {"eval/accuracy", "eval/exact_accuracy", "eval/steps", "eval/lm_loss", "eval/q_halt_loss"}
+
+
+def test_the_newest_undamaged_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(tmp_path)
+    make_trainer(config, tmp_path / "run")[0].fit()
+    newest, before = sorted((tmp_path / "run/checkpoints").iterdir(), reverse=True)
+    data = bytearray((newest / "state.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / "state.pt").write_bytes(data)
+    state = checkpoint.load_newest(tmp_path / "run/checkpoints", torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 7
+    assert "damaged" in caplog.text
+    (before / "state.pt").write_bytes(b"")
+    with pytest.raises(RunError, match="every checkpoint is damaged"):
+        checkpoint.load_newest(tmp_path / "run/checkpoints", torch.device("cpu"))
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    make_trainer(config, tmp_path / "run")[0].fit()
+    config.data.build_seed = 1
+    trainer, _ = make_trainer(config, tmp_path / "run")
+    with pytest.raises(RunError, match="fingerprint"):
+        trainer.fit()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    trainer, _ = make_trainer(small_config(tmp_path), tmp_path / "run")
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match="step 1"):
+        trainer.fit()
+
+
+def test_bfloat16_forward_keeps_float32_masters(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config.model.forward_dtype = "bfloat16"
+    trainer, memory = make_trainer(config, tmp_path / "run")
+    trainer.fit()
+    assert trainer.carry.latents.z_H.dtype == torch.bfloat16
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert memory.values[(8, "train/lm_loss")] < memory.values[(1, "train/lm_loss")]
+
+
+def test_stopping_early_is_remembered_across_restarts(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config.stopping.goal = 0.0
+    outcome = make_trainer(config, tmp_path / "run")[0].fit()
+    assert outcome.step == 4
+    assert "goal reached at step 4" in str(outcome.stopped)
+    again = make_trainer(config, tmp_path / "run")[0].fit()
+    assert (again.step, again.stopped) == (4, outcome.stopped)
