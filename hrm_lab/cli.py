@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -87,20 +86,17 @@ def show_comparison(name: str, outputs: Path) -> None:
     """Print the table, draw the picture, and say how to open the UI."""
     from rich.console import Console
 
-    from hrm_lab.analysis.figures import draw_learning_curves
-    from hrm_lab.analysis.frames import load_sweep, sweep_curves
-    from hrm_lab.analysis.table import comparison_table, notes
+    from hrm_lab.analysis.comparison import comparison_table, draw_sweep, notes
+    from hrm_lab.analysis.frames import load_sweep
     from hrm_lab.manifest import load_manifest
 
     manifest = load_manifest(outputs, name)
     frame = load_sweep(manifest)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(comparison_table(name, frame))
+    console.print(comparison_table(manifest, frame))
     for note in notes(frame):
         console.print(note, style="red", highlight=False, markup=False)
-    curves = sweep_curves(manifest)
-    ordered = {label: curves[label] for label in frame["point"] if label in curves}
-    picture = draw_learning_curves(ordered, manifest.folder / "learning_curves.png", manifest.question or name)
+    picture = draw_sweep(manifest)
     typer.echo(f"learning curves: {picture}")
     typer.echo(f"open the MLflow UI with: make ui{'' if outputs == Path('outputs') else f' OUTPUTS={outputs}'}")
 
@@ -112,18 +108,21 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the runs of this folder (or of MLFLOW_TRACKING_URI); Ctrl-C ends it."""
     from hrm_lab.config import TrackingConfig
-    from hrm_lab.tracking.store import tracking_uri
+    from hrm_lab.tracking.store import Store, tracking_uri
 
-    uri = tracking_uri(TrackingConfig(), outputs)
-    if uri.startswith("http"):
-        typer.echo(f"the runs are on a server: open {uri}")
-        return
-    if not (outputs / "mlflow.db").exists() and uri.startswith("sqlite"):
+    config = TrackingConfig()
+    uri = tracking_uri(config, outputs)
+    if uri.startswith("sqlite") and not (outputs / "mlflow.db").exists():
         raise UserError(f"{outputs}: there are no runs here yet\n  way out: `make demo`, or --outputs FOLDER")
+    store = Store.open(config, outputs)
+    if uri.startswith("http"):
+        typer.echo(f"the runs are on a server: {store.ui_link(uri)}")
+        return
+    typer.echo(f"best runs first, with their curves: {store.ui_link(f'http://127.0.0.1:{port}')}")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # background jobs cost 900 MB and serve other uses
-    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port {port} --workers 1"
-    typer.echo(f"http://127.0.0.1:{port}")
-    os.execvp(sys.executable, [sys.executable, "-m", *shlex.split(command)])
+    command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", *command])
 
 
 @app.command()

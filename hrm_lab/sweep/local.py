@@ -16,6 +16,7 @@ from typing import Any
 
 import submitit
 
+from hrm_lab.analysis.comparison import draw_sweep
 from hrm_lab.config import Config, LocalLauncherConfig, check_ranges, check_world_size
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import ConfigError, PointFailed
@@ -71,6 +72,7 @@ def run_sweep(
         _Pool(manifest, launcher, configs[0].training.threads, limit).run(todo)
     if parent is not None:
         store, run_id = parent
+        store.log_file(run_id, draw_sweep(manifest), "figures")
         store.set_status(run_id, "FINISHED")
     return [_result(RunFolder.of(config)) for config in configs]
 

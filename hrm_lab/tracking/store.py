@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from filelock import FileLock
 
@@ -82,6 +83,16 @@ class Store:
                 f"tracking.uri={uri}: cannot be used: {error}\n"
                 "  way out: start the server, or take another tracking.uri, or tracking=none"
             ) from error
+
+    def ui_link(self, server: str, metric: str = "eval/exact_accuracy") -> str:
+        """The UI's page of runs, best first, with charts. Sorted by a metric it lists children beside their parents."""
+        query = {
+            "workflowType": "machine_learning",  # else a first visit opens the pages for language models
+            "compareRunsMode": "CHART",
+            "orderByKey": f"metrics.`{metric}`",
+            "orderByAsc": "false",
+        }
+        return f"{server}/#/experiments/{self.experiment_id}/runs?{urlencode(query)}"
 
     def sweep_run(self, name: str, question: str) -> str:
         """The id of a sweep's parent run, made when missing."""

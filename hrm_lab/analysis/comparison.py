@@ -1,10 +1,15 @@
-"""The comparison of a sweep, for the terminal."""
+"""The comparison of a sweep's points: a table for the terminal and a picture of their learning curves."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
 
+from hrm_lab.analysis.figures import draw_learning_curves
+from hrm_lab.analysis.frames import sweep_curves
+from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import FAILED
 
 COLUMNS = {
@@ -20,9 +25,15 @@ COLUMNS = {
 }
 
 
-def comparison_table(name: str, frame: pd.DataFrame) -> Table:
-    """The frame of `load_sweep` as a table, best point first, with a line for every point that failed."""
-    table = Table(title=f"sweep {name}", title_justify="left")
+def draw_sweep(manifest: Manifest) -> Path:
+    """Draw the learning curves of every point, in the order of the grid, and return the picture's path."""
+    picture = manifest.folder / "learning_curves.png"
+    return draw_learning_curves(sweep_curves(manifest), picture, manifest.question or manifest.name)
+
+
+def comparison_table(manifest: Manifest, frame: pd.DataFrame) -> Table:
+    """The frame of `load_sweep` as a table, best point first."""
+    table = Table(title=f"{manifest.name}: {manifest.question}".rstrip(": "), title_justify="left")
     table.add_column("point", no_wrap=True)
     for heading, _ in COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
