@@ -16,10 +16,10 @@ from hrm_lab.tracking.store import RunRecord, Store
 def load_sweep(manifest: Manifest) -> pd.DataFrame:
     """One row for each point, best first.
 
-    Columns: `point`; the swept keys; `best_exact` and `best_step` (the best evaluation); `exact_accuracy`, `accuracy`
-    and `lm_loss` of the last evaluation; `act_steps`, the mean number of ACT steps that training sequences took before
-    they halted; `samples_per_s`; `wall_s`; `state`; `detail` (why it failed or stopped early); `run_id`; `folder`.
-    Points that have not been evaluated yet stand last.
+    Columns: `point`, its label; every override by its key, as text; `best_exact` and `best_step` (the best evaluation);
+    `exact_accuracy`, `accuracy` and `lm_loss` of the last evaluation; `act_steps`, the mean number of ACT steps that
+    training sequences took before they halted; `samples_per_s`; `wall_s`; `state`; `detail` (why it failed or stopped
+    early); `run_id`; `folder`. Points that have not been evaluated yet stand last.
     """
     runs = manifest.runs()
     records = _records(runs)
@@ -31,7 +31,7 @@ def load_sweep(manifest: Manifest) -> pd.DataFrame:
         rows.append(
             {
                 "point": entry.label,
-                **_swept(entry.overrides),
+                **_overrides(entry.overrides),
                 **_best(folder),
                 "exact_accuracy": metrics.get("eval/exact_accuracy"),
                 "accuracy": metrics.get("eval/accuracy"),
@@ -46,7 +46,9 @@ def load_sweep(manifest: Manifest) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.sort_values("best_exact", ascending=False, na_position="last", kind="stable", ignore_index=True)
+    frame = frame.sort_values("best_exact", ascending=False, na_position="last", kind="stable", ignore_index=True)
+    frame.attrs["overrides"] = list(dict.fromkeys(key for entry, _ in runs for key in _overrides(entry.overrides)))
+    return frame
 
 
 def journal_curves(path: Path) -> pd.DataFrame:
@@ -85,10 +87,14 @@ def _true_state(folder: RunFolder) -> State | None:
     return state
 
 
-def _swept(overrides: list[str]) -> dict[str, str]:
-    """{key: value} of the overrides that set a setting (those without a dot choose a group)."""
-    pairs = (override.partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs if "." in key}
+def swept_columns(frame: pd.DataFrame) -> list[str]:
+    """The overrides that differ between the points of a frame, in the order of the grid."""
+    return [key for key in frame.attrs["overrides"] if frame[key].nunique(dropna=False) > 1]
+
+
+def _overrides(texts: list[str]) -> dict[str, str]:
+    pairs = (text.partition("=") for text in texts)
+    return {key: value for key, _, value in pairs}
 
 
 def _best(folder: RunFolder) -> dict[str, Any]:
