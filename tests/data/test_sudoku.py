@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hrm_lab.config import SudokuDataConfig
-from hrm_lab.data import sudoku
+from hrm_lab.data import sudoku, sudoku_csv, sudoku_generator, sudoku_solver
 from hrm_lab.data.format import fingerprint
 from hrm_lab.errors import DataError
 
@@ -27,39 +27,39 @@ def grids_of(answers: np.ndarray[Any, Any]) -> set[bytes]:
 
 
 def test_solver_on_a_hard_puzzle() -> None:
-    solution = sudoku.solve(digits(HARD), 3, 3)
+    solution = sudoku_solver.solve(digits(HARD), 3, 3)
     assert solution is not None
     assert np.array_equal(solution.reshape(-1)[digits(HARD) > 0], digits(HARD)[digits(HARD) > 0])
     for units in (solution, solution.T, solution.reshape(3, 3, 3, 3).swapaxes(1, 2).reshape(9, 9)):
         assert all(sorted(unit) == list(range(1, 10)) for unit in units.tolist())
-    assert sudoku.count_solutions(digits(HARD), 3, 3) == 1
+    assert sudoku_solver.count_solutions(digits(HARD), 3, 3) == 1
 
 
 def test_solver_counts_known_numbers() -> None:
-    assert sudoku.count_solutions(np.zeros(16, int), 2, 2, limit=1000) == 288
-    assert sudoku.count_solutions(np.zeros((4, 4), int), 1, 4, limit=1000) == 576  # Latin squares
-    assert sudoku.count_solutions(np.zeros(36, int), 2, 3, limit=7) == 7
+    assert sudoku_solver.count_solutions(np.zeros(16, int), 2, 2, limit=1000) == 288
+    assert sudoku_solver.count_solutions(np.zeros((4, 4), int), 1, 4, limit=1000) == 576  # Latin squares
+    assert sudoku_solver.count_solutions(np.zeros(36, int), 2, 3, limit=7) == 7
     clash = np.zeros(16, int)
     clash[:2] = 1
-    assert sudoku.count_solutions(clash, 2, 2) == 0
-    assert sudoku.solve(clash, 2, 2) is None
+    assert sudoku_solver.count_solutions(clash, 2, 2) == 0
+    assert sudoku_solver.solve(clash, 2, 2) is None
     no_place = np.array([1, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 3, 0, 0, 0, 0])
-    assert sudoku.count_solutions(no_place, 2, 2) == 0
+    assert sudoku_solver.count_solutions(no_place, 2, 2) == 0
     with pytest.raises(ValueError, match="16 digits"):
-        sudoku.solve(np.full(16, 5), 2, 2)
+        sudoku_solver.solve(np.full(16, 5), 2, 2)
 
 
 @pytest.mark.parametrize(("box_rows", "box_cols"), [(2, 2), (2, 3), (3, 2), (3, 3)])
 def test_generated_puzzles(box_rows: int, box_cols: int) -> None:
     config = SudokuDataConfig(box_rows=box_rows, box_cols=box_cols, num_train=12, num_test=8, test_grids=4)
     calls: list[tuple[int, int]] = []
-    train, test = sudoku.generate(config, lambda done, total: calls.append((done, total)))
+    train, test = sudoku_generator.generate(config, lambda done, total: calls.append((done, total)))
     assert calls[0] == (0, 20)
     assert calls[-1] == (20, 20)
     for puzzles in (train, test):
         for question, answer in zip(puzzles.questions, puzzles.answers, strict=True):
-            assert sudoku.count_solutions(question, box_rows, box_cols, limit=2) == 1
-            solution = sudoku.solve(question, box_rows, box_cols)
+            assert sudoku_solver.count_solutions(question, box_rows, box_cols, limit=2) == 1
+            solution = sudoku_solver.solve(question, box_rows, box_cols)
             assert solution is not None
             assert np.array_equal(solution.reshape(-1), answer)
         assert len(grids_of(puzzles.questions)) == len(puzzles)
@@ -68,11 +68,16 @@ def test_generated_puzzles(box_rows: int, box_cols: int) -> None:
     # As many blanks as possible: any given less, and there are more solutions.
     question = train.questions[0]
     for cell in np.flatnonzero(question):
-        assert sudoku.count_solutions(np.where(np.arange(len(question)) == cell, 0, question), box_rows, box_cols) == 2
+        assert (
+            sudoku_solver.count_solutions(np.where(np.arange(len(question)) == cell, 0, question), box_rows, box_cols)
+            == 2
+        )
 
 
 def test_generation_of_4x4_holds_out_a_quarter_of_the_grids() -> None:
-    train, test = sudoku.generate(SudokuDataConfig(box_rows=2, box_cols=2, num_train=300, num_test=144, num_blanks=9))
+    train, test = sudoku_generator.generate(
+        SudokuDataConfig(box_rows=2, box_cols=2, num_train=300, num_test=144, num_blanks=9)
+    )
     assert (train.questions == 0).sum(axis=1).tolist() == [9] * 300
     shares = np.unique(test.answers, axis=0, return_counts=True)[1]
     assert shares.tolist() == [2] * 72
@@ -93,11 +98,11 @@ def test_generation_repeats_and_follows_its_seed() -> None:
 def test_more_than_there_is_is_refused() -> None:
     small = {"box_rows": 2, "box_cols": 2}
     with pytest.raises(DataError, match=r"data\.num_blanks=13: .*\n  way out: take fewer blanks"):
-        sudoku.generate(SudokuDataConfig(**small, num_train=1, num_test=1, num_blanks=13))
+        sudoku_generator.generate(SudokuDataConfig(**small, num_train=1, num_test=1, num_blanks=13))
     with pytest.raises(DataError, match=r"data\.num_test=17: .* after 16 different .*\n.*more data\.test_grids"):
-        sudoku.generate(SudokuDataConfig(**small, num_train=1, num_test=17, num_blanks=1, test_grids=1))
+        sudoku_generator.generate(SudokuDataConfig(**small, num_train=1, num_test=17, num_blanks=1, test_grids=1))
     with pytest.raises(DataError, match=r"data\.test_grids=288: there are 288 grids"):
-        sudoku.generate(SudokuDataConfig(**small, num_train=1, num_test=1, test_grids=288))
+        sudoku_generator.generate(SudokuDataConfig(**small, num_train=1, num_test=1, test_grids=288))
 
 
 def test_build_says_what_its_tokens_are() -> None:
@@ -141,18 +146,18 @@ def test_csv_is_read_plain_and_gzipped(tmp_path: Path) -> None:
     plain = csv_file(tmp_path, b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     packed = csv_file(tmp_path, gzip.compress(text.encode()), "puzzles.csv.gz")
     for path in (plain, packed):
-        puzzles = sudoku.read_csv(path, 2, 2)
+        puzzles = sudoku_csv.read_csv(path, 2, 2)
         assert puzzles.questions[0].tolist() == [1, 0, 0, 0, *digits("341221434321")]
         assert puzzles.answers.tolist() == [digits("1234341221434321").tolist()] * 2
         assert puzzles.ratings.tolist() == [5, 0]
 
 
 def test_csv_of_a_large_board_uses_letters(tmp_path: Path) -> None:
-    grid = sudoku.random_grid(3, 4, 0)
-    text = "".join(sudoku.SYMBOLS[digit] for digit in grid)
+    grid = sudoku_generator.random_grid(3, 4, 0)
+    text = "".join(sudoku_csv.SYMBOLS[digit] for digit in grid)
     path = csv_file(tmp_path, f"{HEADER}x,.{text[1:]},{text},1\n")
     assert "C" in text
-    assert sudoku.read_csv(path, 3, 4).answers.tobytes() == grid
+    assert sudoku_csv.read_csv(path, 3, 4).answers.tobytes() == grid
 
 
 def row(question: str = "12" + "." * 14, answer: str = "1234341221434321", rating: str = "3") -> str:
@@ -183,7 +188,7 @@ def test_a_bad_line_is_named(tmp_path: Path, name: str) -> None:
     line, message = BAD[name]
     path = csv_file(tmp_path, (HEADER + row() + row()).encode() + (line if isinstance(line, bytes) else line.encode()))
     with pytest.raises(DataError) as error:
-        sudoku.read_csv(path, 2, 2)
+        sudoku_csv.read_csv(path, 2, 2)
     assert f"{path}, line 4: {message}" in str(error.value)
     assert "way out" in str(error.value)
 
@@ -192,7 +197,7 @@ def test_the_earlier_of_two_bad_lines_is_named(tmp_path: Path) -> None:
     clash, letter = row(question="11" + "." * 14), row(question="x" + "." * 15)
     for text in (clash + letter, letter + clash, clash + "a,b\n", letter + row(rating="")):
         with pytest.raises(DataError, match="line 2: question has"):
-            sudoku.read_csv(csv_file(tmp_path, HEADER + text), 2, 2)
+            sudoku_csv.read_csv(csv_file(tmp_path, HEADER + text), 2, 2)
 
 
 FILES = {
@@ -209,16 +214,16 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str) -> None:
     content, file_name, message = FILES[name]
     path = csv_file(tmp_path, content, file_name)
     with pytest.raises(DataError) as error:
-        sudoku.read_csv(path, 2, 2)
+        sudoku_csv.read_csv(path, 2, 2)
     assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "way out" in str(error.value)
     with pytest.raises(DataError, match="no such file"):
-        sudoku.read_csv(tmp_path / "missing.csv", 2, 2)
+        sudoku_csv.read_csv(tmp_path / "missing.csv", 2, 2)
 
 
 def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
-    grids = [bytes(grid) for grid in sudoku.all_grids(2, 2)[:20]]
+    grids = [bytes(grid) for grid in sudoku_generator.all_grids(2, 2)[:20]]
     lines = [f"s,.{text[1:]},{text},{n}\n" for n, text in enumerate("".join(map(str, grid)) for grid in grids)]
     path = str(csv_file(tmp_path, HEADER + "".join(lines)))
     config = SudokuDataConfig(box_rows=2, box_cols=2, source="csv", train_csv=path, test_csv=path, min_rating=5)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hrm_lab.data import arc, sudoku
+from hrm_lab.data import arc, sudoku_generator, sudoku_solver
 from hrm_lab.data.symmetries import (
     SudokuDraws,
     apply_sudoku,
@@ -31,9 +31,9 @@ puzzles = st.integers(0, 2**40)
 
 def pair(box_rows: int, box_cols: int, number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """A puzzle and its solution as tokens (1, S)."""
-    grid = sudoku.random_grid(box_rows, box_cols, number)
+    grid = sudoku_generator.random_grid(box_rows, box_cols, number)
     order = permutations(random_words(number, count=len(grid))[0]).tolist()
-    question = sudoku.dig(grid, order, box_rows, box_cols, num_blanks=len(grid) // 3)
+    question = sudoku_generator.dig(grid, order, box_rows, box_cols, num_blanks=len(grid) // 3)
     return np.frombuffer(question, np.uint8)[None] + 1, np.frombuffer(grid, np.uint8)[None] + 1
 
 
@@ -47,10 +47,10 @@ def test_an_augmented_pair_is_a_puzzle_with_its_solution(
     new_inputs, new_labels = augment_sudoku_tokens(inputs, labels, seed, [puzzle], [variant], box_rows, box_cols)
     assert new_inputs.dtype == new_labels.dtype == np.uint8
     assert (new_inputs == 1).sum() == (inputs == 1).sum()
-    solution = sudoku.solve(new_inputs[0] - 1, box_rows, box_cols)
+    solution = sudoku_solver.solve(new_inputs[0] - 1, box_rows, box_cols)
     assert solution is not None
     assert np.array_equal(solution.reshape(-1), new_labels[0] - 1)
-    assert sudoku.count_solutions(new_inputs[0] - 1, box_rows, box_cols) == 1
+    assert sudoku_solver.count_solutions(new_inputs[0] - 1, box_rows, box_cols) == 1
 
 
 @pytest.mark.parametrize(("box_rows", "box_cols"), SHAPES)
