@@ -30,6 +30,7 @@ def train(overrides: Overrides = None) -> None:
 
     config = compose_config(overrides or [])
     from hrm_lab import hydra_app
+    from hrm_lab.run import is_main_process
     from hrm_lab.run_folder import FINISHED, RunFolder
 
     folder = RunFolder.of(config)
@@ -38,6 +39,8 @@ def train(overrides: Overrides = None) -> None:
         typer.echo(f"this config is trained already: {folder.path}\n  delete the folder to train it afresh")
         return
     state = hydra_app.train(config, overrides or [])
+    if not is_main_process():
+        return
     value = "" if state.best_value is None else f", best {config.stopping.metric} {state.best_value:.4g}"
     typer.echo(f"{state.status.lower()}{value}: {folder.path}")
 
@@ -148,16 +151,12 @@ def data(overrides: Overrides = None) -> None:
     from hrm_lab.compose import compose_config
 
     settings = compose_config(overrides or [])
-    from rich.progress import Progress
-
     from hrm_lab.data.build import ensure_dataset
     from hrm_lab.data.sudoku import render
+    from hrm_lab.progress import building
 
-    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
-        row = bar.add_task(f"building {settings.data.name}")
-        dataset = ensure_dataset(
-            settings.data, settings.paths.data, lambda done, total: bar.update(row, completed=done, total=total)
-        )
+    with building(settings.data.name) as progress:
+        dataset = ensure_dataset(settings.data, settings.paths.data, progress)
     info, facts = dataset.info, dataset.info.task_facts
     typer.echo(f"{dataset.folder}\nfingerprint {info.fingerprint}")
     for split, counts in info.counts.items():

@@ -55,11 +55,9 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 def to_config(composed: DictConfig) -> Config:
     """A composed config, without Hydra's own part, as a validated Config."""
-    with_values = {key: node for key, node in composed.items_ex(resolve=False) if key != "hydra"}
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        container: Any = OmegaConf.to_container(
-            OmegaConf.create(with_values), resolve=True, throw_on_missing=True, enum_to_str=True
-        )
+        container: Any = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise explain(error, []) from error
     config: Config = schema.from_dict(container)

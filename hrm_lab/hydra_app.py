@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
 from hrm_lab.config import Config
 from hrm_lab.progress import console_progress
-from hrm_lab.run import log_to_console, run
+from hrm_lab.run import is_main_process, log_to_console, run
 from hrm_lab.run_folder import Point, RunFolder, State
 
 
@@ -30,10 +30,9 @@ def train(config: Config, overrides: Sequence[str]) -> State:
     """Train one config in its own folder, or go on where it stopped."""
     log_to_console()
     folder = RunFolder.of(config)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if not folder.is_locked():
+    if is_main_process() and not folder.is_locked():
         folder.prepare(config, Point(config.name, list(overrides)))
-    return run(folder, console_progress())
+    return run(config, folder, console_progress())
 
 
 def multirun(overrides: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,6 +20,14 @@ PLAIN_PAUSE = 10.0  # seconds between plain lines, apart from evaluations
 def console_progress() -> Recorder:
     """A bar where standard error is a terminal, else log lines."""
     return BarProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+@contextmanager
+def building(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for building a dataset, which calls with (done, total); nothing where there is no terminal."""
+    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        row = bar.add_task(f"building {name}", total=None)
+        yield lambda done, total: bar.update(row, completed=done, total=total)
 
 
 class PlainProgress:

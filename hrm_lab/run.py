@@ -32,6 +32,11 @@ MAX_TAG = 5000  # characters of a tag that every MLflow store takes
 MLFLOW_STATUS = {COMPLETED: "FINISHED", STOPPED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 
 
+def is_main_process() -> bool:
+    """Whether this process logs and writes (torch.distributed's rank 0, or the only one)."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 class Recorders:
     """Hands everything on to several recorders."""
 
@@ -54,8 +59,8 @@ class Recorders:
             recorder.tick(step)
 
 
-def run(folder: RunFolder, shown: Recorder) -> State:
-    """Train the run that `folder` describes to its end, and track it.
+def run(config: Config, folder: RunFolder, shown: Recorder) -> State:
+    """Train a config in its folder to its end, and track it.
 
     Every process of a distributed run calls this; only the main one locks, logs and writes.
 
@@ -70,9 +75,8 @@ def run(folder: RunFolder, shown: Recorder) -> State:
     from hrm_lab.training.distributed import connect
     from hrm_lab.training.trainer import Trainer
 
-    config = folder.config()
     schema.validate(config)
-    if int(os.environ.get("RANK", 0)) > 0:
+    if not is_main_process():
         ranks = connect(config.training)
         ranks.wait()  # the main process builds the data
         dataset = ensure_dataset(config.data, config.paths.data)
@@ -114,6 +118,7 @@ class _TrackedRun:
             self.store = Store.open(config.tracking, Path(config.paths.outputs))
             self.run_id = self._find_or_create(self.store)
             self.store.set_status(self.run_id, "RUNNING")
+            self.store.delete_tag(self.run_id, REASON)  # an earlier attempt's
         folder.state = State(RUNNING, self.run_id)
 
     def _find_or_create(self, store: Store) -> str:

@@ -21,6 +21,7 @@ from hrm_lab.config import Config, LocalLauncherConfig, check_ranges, check_worl
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import ConfigError, PointFailed
 from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
+from hrm_lab.progress import building
 from hrm_lab.run import close_dead_run
 from hrm_lab.run_folder import FINISHED, RUNNING, RunFolder
 from hrm_lab.sweep.plan import decide
@@ -58,7 +59,13 @@ def run_sweep(
     manifest = make_manifest(configs, overrides)
     _build_data(configs)
     manifest.save()
-    parent = _open_tracking(configs[0], manifest)
+    with _tracked_sweep(configs[0], manifest):
+        _run_points(manifest, configs, launcher, limit)
+    return [_result(RunFolder.of(config)) for config in configs]
+
+
+def _run_points(manifest: Manifest, configs: Sequence[Config], launcher: LocalLauncherConfig, limit: int) -> None:
+    """Run what is not done yet."""
     plan = [
         (entry, folder, decide(folder.state, folder.is_locked(), launcher.rerun_failed))
         for entry, folder in manifest.runs()
@@ -70,11 +77,6 @@ def run_sweep(
         prepare_points(manifest, configs, {entry.signature for entry, _ in todo})
         log.info("%d of %d points to run, %d at a time", len(todo), len(plan), min(limit, len(todo)))
         _Pool(manifest, launcher, configs[0].training.threads, limit).run(todo)
-    if parent is not None:
-        store, run_id = parent
-        store.log_file(run_id, draw_sweep(manifest), "figures")
-        store.set_status(run_id, "FINISHED")
-    return [_result(RunFolder.of(config)) for config in configs]
 
 
 def _result(folder: RunFolder) -> Result:
@@ -124,18 +126,27 @@ def visible_gpus() -> list[int]:
 def _build_data(configs: Sequence[Config]) -> None:
     """Build each dataset once, before any job asks for it."""
     for data, root in {repr(config.data): (config.data, config.paths.data) for config in configs}.values():
-        ensure_dataset(data, root)
+        with building(data.name) as progress:
+            ensure_dataset(data, root, progress)
 
 
-def _open_tracking(config: Config, manifest: Manifest) -> tuple[Store, str] | None:
-    """Make database, experiment and parent run once, before any job asks for them."""
+@contextmanager
+def _tracked_sweep(config: Config, manifest: Manifest) -> Iterator[None]:
+    """Make database, experiment and parent run once, before any job asks for them; close the parent truthfully."""
     if not config.tracking.enabled:
-        return None
+        yield
+        return
     store = Store.open(config.tracking, Path(config.paths.outputs))
     run_id = store.sweep_run(manifest.name, manifest.question)
     store.set_status(run_id, "RUNNING")
     store.log_file(run_id, manifest.folder / "manifest.json")
-    return store, run_id
+    try:
+        yield
+        store.log_file(run_id, draw_sweep(manifest), "figures")
+    except BaseException:
+        store.set_status(run_id, "KILLED")
+        raise
+    store.set_status(run_id, "FINISHED")
 
 
 class _Pool:

@@ -17,7 +17,8 @@ def work(folder: str) -> None:
 
     _join_job()
     log_to_console()
-    run(RunFolder(Path(folder)), PlainProgress())
+    run_folder = RunFolder(Path(folder))
+    run(run_folder.config(), run_folder, PlainProgress())
 
 
 def _join_job() -> None:

@@ -185,6 +185,11 @@ class Store:
         for key, value in tags.items():
             self.client.set_tag(run_id, key, value)
 
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Remove a tag if it is there."""
+        if key in self.client.get_run(run_id).data.tags:
+            self.client.delete_tag(run_id, key)
+
     def set_status(self, run_id: str, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED, with the time of the end where it is one."""
         if status == "RUNNING":

@@ -117,7 +117,8 @@ class Trainer:
         # All that changes from step to step, and so all that a checkpoint holds besides weights and optimizer.
         self.step = 0
         self.carry = initial_carry(self.model, self.batches.empty(training.global_batch_size // ranks.world_size))
-        self.window = self._zero_sums()  # metric sums since the last logged step, this process's share
+        self.window = self._zero_sums()  # metric sums since the last logged step, this process's share, and
+        self.window_steps = 0  # the number of steps in them
         self.metrics: dict[str, float] = {}
         self.best_value: float | None = None
         self.best_step: int | None = None
@@ -171,6 +172,7 @@ class Trainer:
                 row_grads.append(segment.puzzle_rows.grad)
         self.carry = join_carries(carries)
         ranks.sum_([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.window_steps += 1
         self.step += 1  # counted before the learning rate is looked up, as published
         if row_grads and self.model.puzzle_emb is not None:
             sign_sgd_(
@@ -204,10 +206,10 @@ class Trainer:
 
     def _log_window(self) -> None:
         """Record the mean over the steps since the last call; a window in which nothing halted has no accuracy."""
-        steps = self.config.training.log_interval
+        batch_size = self.config.training.global_batch_size
         self.ranks.sum_([self.window])
-        values = train_metrics(self.window, steps * self.config.training.global_batch_size)
-        self.window = self._zero_sums()
+        values = train_metrics(self.window, self.window_steps * batch_size)
+        self.window, self.window_steps = self._zero_sums(), 0
         if not math.isfinite(values["lm_loss"]):
             raise TrainingDiverged(
                 f"train/lm_loss is {values['lm_loss']} at step {self.step}\n"
@@ -216,7 +218,7 @@ class Trainer:
         named = {f"train/{key}": value for key, value in values.items()}
         named["train/lr"] = self.lr(self.config.optim.lr)
         self._take_time(training=True)
-        named["perf/samples_per_s"] = self._pace.steps_per_second() * self.config.training.global_batch_size
+        named["perf/samples_per_s"] = self._pace.steps_per_second() * batch_size
         self._record(named)
 
     def _end_iteration(self) -> None:
@@ -285,7 +287,7 @@ class Trainer:
                 "halted": gather(carry.halted.int()).bool(),
                 "data": [gather(field) for field in carry.data],
             },
-            "window": window,
+            "window": [window, self.window_steps],
             "metrics": self.metrics,
             "best": [self.best_value, self.best_step],
             "stopped": self.stopped,
@@ -307,7 +309,8 @@ class Trainer:
             Batch(*(field[share].clone() for field in carry["data"])),
         )
         # Sums of the open window are the main process's from here on.
-        self.window = state["window"] if self.ranks.is_main else self._zero_sums()
+        window, self.window_steps = state["window"]
+        self.window = window if self.ranks.is_main else self._zero_sums()
         self.metrics = state["metrics"]
         self.seconds, self.train_seconds = state["seconds"]
         self.best_value, self.best_step = state["best"]
