@@ -98,6 +98,10 @@ class Case:
         return cosine_with_warmup(step, base, c["warmup"], c["total_steps"], c["lr_min_ratio"])
 
 
+def test_there_are_cases() -> None:
+    assert CASES, f"no case*.npz in {FOLDER}"
+
+
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_published_trajectory(path: Path, record_property: Any) -> None:
     case, deviations = Case(path), Deviations()
