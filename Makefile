@@ -10,11 +10,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep compare ui config data test check format clean
+.PHONY: help setup demo train sweep compare ui config data test check format cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
-		| awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+		| awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## make .venv and install everything into it
 
@@ -61,6 +61,12 @@ check: $(STAMP)  ## lint, format, types, and who may import whom
 format: $(STAMP)  ## put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+cluster-up:  ## start a real SLURM cluster on this machine, for development (root)
+	@launch/slurm/cluster.sh up
+
+cluster-down:  ## stop it
+	@launch/slurm/cluster.sh down
 
 clean:  ## remove .venv and caches; runs and data stay
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
 from hrm_lab.config import Config
-from hrm_lab.progress import console_progress
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.progress import building, console_progress
 from hrm_lab.run import is_main_process, log_to_console, run
 from hrm_lab.run_folder import Point, RunFolder, State
 
@@ -30,6 +31,10 @@ def train(config: Config, overrides: Sequence[str]) -> State:
     """Train one config in its own folder, or go on where it stopped."""
     log_to_console()
     folder = RunFolder.of(config)
+    if is_main_process():
+        # Before anything is tracked: data that cannot be built is no run that failed.
+        with building(config.data.name) as progress:
+            ensure_dataset(config.data, config.paths.data, progress)
     if is_main_process() and not folder.is_locked():
         folder.prepare(config, Point(config.name, list(overrides)))
     return run(config, folder, console_progress())

@@ -203,7 +203,9 @@ def _tracked(folder: RunFolder, config: Config) -> Iterator[_TrackedRun]:
         tracked.finish(INTERRUPTED, "interrupted; run it again to go on")
         raise
     except BaseException as error:
-        log.error("%s", traceback.format_exc())
+        log.error("failed: %s", error)
+        with folder.log.open("a") as file:  # the whole story is for whoever opens the log
+            traceback.print_exc(file=file)
         tracked.finish(FAILED, _one_line(error))
         raise
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits per request
+MAX_RUN_IDS = 200  # in one query
 KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
 REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
 
@@ -125,15 +126,12 @@ class Store:
 
     def runs(self, run_ids: Iterable[str]) -> list[RunRecord]:
         """Records of runs by id, in any order; unknown ids are left out."""
-        wanted = set(run_ids)
+        wanted = sorted(set(run_ids))
         records: list[RunRecord] = []
-        token = None
-        while wanted:
-            page = self.client.search_runs([self.experiment_id], f"tags.`{KIND}` = 'run'", page_token=token)
-            records += [_record(run) for run in page if run.info.run_id in wanted]
-            token = page.token
-            if not token:
-                break
+        for start in range(0, len(wanted), MAX_RUN_IDS):
+            ids = ", ".join(f"'{run_id}'" for run_id in wanted[start : start + MAX_RUN_IDS])
+            query = f"attributes.run_id IN ({ids})"
+            records += [_record(run) for run in self.client.search_runs([self.experiment_id], query)]
         return records
 
     def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
