@@ -57,7 +57,7 @@ def test_a_failed_point_is_told_and_harms_no_other(swept: tuple[Path, subprocess
     assert "TrainingDiverged" in frame.loc["lr=1e+38", "detail"]
     log = Path(frame.loc["lr=1e+38", "folder"]) / "log.txt"
     assert "Traceback" in log.read_text()
-    for text in ("lr=1e+38", "TrainingDiverged", str(log), "best exact", "learning_curves.png", "make ui"):
+    for text in ("lr=1e+38", "TrainingDiverged", str(log), "samples", "learning_curves.png", "make ui"):
         assert text in done.stdout + done.stderr, text
 
 
