@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
+from hrm_lab.errors import UserError
 from hrm_lab.progress import building, console_progress
 from hrm_lab.run import is_main_process, log_to_console, run
 from hrm_lab.run_folder import Point, RunFolder, State
@@ -46,13 +47,28 @@ def multirun(overrides: Sequence[str]) -> None:
     Raises:
         UserError: for a config that cannot be, or when a point has failed.
     """
+    _call_hydra(["--multirun", *overrides])
+
+
+def main() -> None:
+    """`python -m hrm_lab.hydra_app`: Hydra's own command line, with our words for what is wrong."""
+    asked = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        _call_hydra(sys.argv[1:])
+    except UserError as error:
+        if asked:
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _call_hydra(words: Sequence[str]) -> None:
     asked, arguments = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to us, who say them in fewer words
-    sys.argv = ["hrm-lab", "--multirun", *overrides]
+    sys.argv = ["hrm-lab", *words]
     try:
         task()
     except HYDRA_ERRORS as error:
-        raise explain(error, overrides) from error
+        raise explain(error, words) from error
     finally:
         sys.argv = arguments
         if asked is None:
@@ -62,4 +78,4 @@ def multirun(overrides: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    task()
+    main()

@@ -183,7 +183,7 @@ class _Pool:
             visible_gpus=gpus,
             stderr_to_stdout=True,
         )
-        with submitit.helpers.clean_env(), _threads(self.threads):
+        with submitit.helpers.clean_env(), _threads(self.threads), _stderr_to(self.executor.folder / "controllers.log"):
             job = self.executor.submit(work, str(folder.path))
         self.active.append((job, entry, folder, gpus))
 
@@ -206,6 +206,19 @@ class _Pool:
             job.cancel()
         for job, *_ in self.active:
             job._process.wait(timeout=30)  # submitit offers no wait with a limit
+
+
+@contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Where a process that is started in here writes its errors: submitit's controllers die of Ctrl-C at length."""
+    ours = os.dup(2)
+    with path.open("a") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 @contextmanager
