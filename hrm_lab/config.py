@@ -345,6 +345,13 @@ def validate(config: Config) -> None:
         "take a divisor of the batch size",
     )
     _require(
+        config.optim.backend != "fused" or training.device != "cpu",
+        "optim.backend",
+        config.optim.backend,
+        "its kernels need CUDA, and training.device=cpu",
+        "take optim.backend=torch, the same rule",
+    )
+    _require(
         config.stopping.patience is None or config.stopping.metric.startswith("eval/"),
         "stopping.metric",
         config.stopping.metric,

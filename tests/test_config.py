@@ -68,13 +68,14 @@ BAD = [
     ("stopping.patience=0", ["stopping.patience=0", "1 or more"]),
     ("tracking.flush_interval=0", ["tracking.flush_interval=0", "0.05"]),
     ("=3", ["way out"]),
+    ("optim.backend=fused training.device=cpu", ["optim.backend=fused", "optim.backend=torch"]),
 ]
 
 
 @pytest.mark.parametrize(("override", "said"), BAD, ids=[override for override, _ in BAD])
 def test_a_bad_config_is_refused_by_key_value_and_way_out(override: str, said: list[str]) -> None:
     with pytest.raises(UserError) as refusal:
-        compose_config([override])
+        compose_config(override.split())
     text = str(refusal.value)
     assert all(part in text for part in [*said, "way out"]), text
 
