@@ -10,7 +10,7 @@ CODE = """
 import sys
 
 class Absent:
-    names = {"hydra", "omegaconf", "mlflow", "submitit", "pandas", "matplotlib", "rich", "typer", "yaml"}
+    names = {"hydra", "omegaconf", "mlflow", "submitit", "yaml", "typer"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
