@@ -21,7 +21,7 @@ from hrm_lab import config as schema
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.data.format import Dataset
-from hrm_lab.run_folder import COMPLETED, FAILED, INTERRUPTED, RUNNING, STOPPED, Point, RunFolder, State
+from hrm_lab.run_folder import COMPLETED, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, Point, RunFolder, State
 from hrm_lab.tracking import provenance
 from hrm_lab.tracking.recorder import Journal, TrackingRecorder
 from hrm_lab.tracking.store import REASON, SIGNATURE, SWEEP, Store
@@ -86,6 +86,9 @@ def run(config: Config, folder: RunFolder, shown: Recorder) -> State:
 
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
+        done = folder.state
+        if done is not None and done.status in FINISHED:
+            return done  # by another process, while this one was on its way
         stack.enter_context(_log_file(folder.log))
         tracked = stack.enter_context(_tracked(folder, config))
         ranks = connect(config.training)

@@ -36,7 +36,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Result:
-    """How a point ended."""
+    """How a point ended; one that another process is still training has no value yet and no error either."""
 
     folder: Path
     best_value: float | None
@@ -81,7 +81,7 @@ def _run_points(manifest: Manifest, configs: Sequence[Config], launcher: LocalLa
 
 def _result(folder: RunFolder) -> Result:
     state = folder.state
-    if state is not None and state.status in FINISHED:
+    if state is not None and (state.status in FINISHED or folder.is_locked()):
         return Result(folder.path, state.best_value, None)
     word = f"{state.status.lower()}: {state.detail}" if state else "never started"
     label = folder.point().label if state else folder.path.name
@@ -97,10 +97,9 @@ def job_limit(configs: Sequence[Config], launcher: LocalLauncherConfig) -> int:
     check_ranges(launcher, "hydra.launcher.")
     for config in configs:
         check_world_size(config.training, launcher.processes_per_job)
-    if launcher.max_parallel_jobs is not None:
-        return launcher.max_parallel_jobs
     threads = max(config.training.threads for config in configs)
-    limit = len(os.sched_getaffinity(0)) // (launcher.processes_per_job * threads)
+    cores = len(os.sched_getaffinity(0)) // (launcher.processes_per_job * threads)
+    limit = launcher.max_parallel_jobs or max(1, cores)
     if launcher.gpus_per_job:
         gpus = len(visible_gpus())
         if gpus < launcher.gpus_per_job:
@@ -111,7 +110,7 @@ def job_limit(configs: Sequence[Config], launcher: LocalLauncherConfig) -> int:
                 "take fewer, or hydra/launcher=local, which runs on the CPU",
             )
         limit = min(limit, gpus // launcher.gpus_per_job)
-    return max(1, limit)
+    return limit
 
 
 def visible_gpus() -> list[int]:
@@ -196,6 +195,9 @@ class _Pool:
             self.active.remove(item)
             self.free_gpus += gpus
             state = folder.state
+            if folder.is_locked():
+                log.info("%s: another process is training it", entry.label)
+                continue
             if state is None or state.status == RUNNING:
                 detail = f"the job died without a word; its output is {job.paths.stdout}"
                 state = close_dead_run(folder, detail)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hrm_lab.tracking.store import Store
 
@@ -27,6 +27,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file: TextIO | None = None
 
     def begin(self, step: int, total_steps: int) -> None:
         """Drop what lies after `step` (it will come again) and open for appending."""
@@ -41,11 +42,13 @@ class Journal:
 
     def append(self, step: int, stamp: int, values: Mapping[str, float]) -> None:
         """One line."""
+        assert self._file is not None, "begin() comes first"
         self._file.write(json.dumps({"step": step, "ms": stamp, "metrics": dict(values)}) + "\n")
 
     def close(self) -> None:
         """No more lines."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class JournalReader:
