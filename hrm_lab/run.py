@@ -87,8 +87,8 @@ def run(config: Config, folder: RunFolder, shown: Recorder) -> State:
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
         done = folder.state
-        if done is not None and done.status in FINISHED:
-            return done  # by another process, while this one was on its way
+        if done is not None and done.status in FINISHED and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return done  # by another process, while this one was on its way (several would wait for each other)
         stack.enter_context(_log_file(folder.log))
         tracked = stack.enter_context(_tracked(folder, config))
         ranks = connect(config.training)
