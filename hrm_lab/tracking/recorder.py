@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from hrm_lab.tracking.store import Store
+from hrm_lab.tracking.store import MAX_METRICS, Store
 
 log = logging.getLogger(__name__)
 
@@ -145,11 +145,12 @@ class TrackingRecorder:
                 point = self._queue.get()
                 if point[3] > known.get(point[0], -1):
                     self._unsent.append(point)
-            if self._unsent:
-                try:
-                    self.store.log_metrics(self.run_id, self._unsent)
-                    self._unsent = []
-                except Exception as error:
-                    log.warning("the tracking store does not answer (%s); training goes on", error)
+            try:
+                while self._unsent:
+                    batch = self._unsent[:MAX_METRICS]
+                    self.store.log_metrics(self.run_id, batch)
+                    del self._unsent[: len(batch)]
+            except Exception as error:
+                log.warning("the tracking store does not answer (%s); training goes on", error)
             if last_round:
                 return

@@ -145,12 +145,10 @@ class Store:
         return {key: max(point.step for point in self.client.get_metric_history(run_id, key)) for key in keys}
 
     def log_metrics(self, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
-        """Send (key, value, milliseconds, step) in as few requests as MLflow's limits allow."""
+        """Send up to MAX_METRICS points (key, value, milliseconds, step) in one request: stored whole or not at all."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(key, value, stamp, step) for key, value, stamp, step in points]
-        for start in range(0, len(metrics), MAX_METRICS):
-            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+        self.client.log_batch(run_id, metrics=[Metric(key, value, stamp, step) for key, value, stamp, step in points])
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log parameters; those already there are left as they are, because MLflow refuses to change one."""
