@@ -38,10 +38,10 @@ sweep: $(STAMP)  ## run an experiment's grid: make sweep EXP=demo ARGS="seed=0,1
 
 compare: $(STAMP)  ## compare a sweep's points, best first: make compare SWEEP=demo
 	@test -n "$(SWEEP)" || { echo "error: which sweep? way out: make compare SWEEP=NAME"; exit 1; }
-	@$(BIN)/hrm-lab compare $(SWEEP) --outputs $(OUTPUTS)
+	@$(BIN)/hrm-lab compare $(SWEEP) --outputs "$(OUTPUTS)"
 
 ui: $(STAMP)  ## open the MLflow UI on this machine (PORT=5000)
-	@$(BIN)/hrm-lab ui --outputs $(OUTPUTS) --port $(PORT)
+	@$(BIN)/hrm-lab ui --outputs "$(OUTPUTS)" --port $(PORT)
 
 config: $(STAMP)  ## list every setting with its value, unit, range and meaning
 	@$(BIN)/hrm-lab config $(ARGS)

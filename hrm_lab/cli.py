@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -51,13 +52,13 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Run an experiment's grid: a Hydra multirun that skips the points that are done. Ends with the comparison."""
-    from hrm_lab.compose import CONF
+    from hrm_lab.compose import CONF, sweep_place
 
     known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
     if experiment not in known:
         raise ConfigError("experiment", experiment, "no such file in experiments/", f"one of {', '.join(known)}")
     asked = [f"+experiment={experiment}", *(overrides or [])]
-    outputs, name = _sweep_place(asked)
+    outputs, name = sweep_place(asked)
     from hrm_lab import hydra_app
     from hrm_lab.run import log_to_console
 
@@ -68,15 +69,6 @@ def sweep(
         show_comparison(name, outputs)
         raise
     show_comparison(name, outputs)
-
-
-def _sweep_place(overrides: list[str]) -> tuple[Path, str]:
-    """Where the sweep of these overrides lies."""
-    from hrm_lab.compose import compose_config, swept_keys
-
-    swept = set(swept_keys(overrides))
-    config = compose_config([o for o in overrides if o.partition("=")[0].lstrip("+") not in swept])
-    return Path(config.paths.outputs), config.name
 
 
 @app.command()
@@ -101,7 +93,8 @@ def show_comparison(name: str, outputs: Path) -> None:
         console.print(note, style="red", highlight=False, markup=False)
     picture = draw_sweep(manifest)
     typer.echo(f"learning curves: {picture}")
-    typer.echo(f"open the MLflow UI with: make ui{'' if outputs == Path('outputs') else f' OUTPUTS={outputs}'}")
+    place = "" if outputs == Path("outputs") else f" OUTPUTS={shlex.quote(str(outputs))}"
+    typer.echo(f"open the MLflow UI with: make ui{place}")
 
 
 @app.command()
@@ -176,6 +169,7 @@ def main() -> None:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
+        typer.secho("interrupted: the same command goes on where it stopped", err=True)
         sys.exit(130)
 
 

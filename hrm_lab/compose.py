@@ -22,7 +22,8 @@ from hrm_lab import config as schema
 from hrm_lab.config import Config, SudokuDataConfig
 from hrm_lab.errors import ConfigError, UserError
 
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # ValueError: some of its parser's
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+PARSE_ERRORS = (*HYDRA_ERRORS, ValueError)  # what its parser raises too
 _PACKAGE = Path(__file__).parent
 # In a wheel the YAML files lie in the package, in a checkout beside it.
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -44,13 +45,27 @@ def compose_config(overrides: Sequence[str]) -> Config:
     Raises:
         UserError: naming the key, the value and the way out.
     """
+    return to_config(_compose(overrides))
+
+
+def sweep_place(overrides: Sequence[str]) -> tuple[Path, str]:
+    """Outputs folder and name of the sweep that a multirun with these overrides makes, its points left unchecked."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except PARSE_ERRORS as error:
+        raise explain(error, overrides) from error
+    fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+    composed = _compose(fixed)
+    return Path(composed.paths.outputs), str(composed.name)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", overrides=list(overrides))
-    except HYDRA_ERRORS as error:
+            return compose("config", overrides=list(overrides))
+    except PARSE_ERRORS as error:
         raise explain(error, overrides) from error
-    return to_config(composed)
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -101,9 +116,3 @@ def _value_of(key: str, overrides: Sequence[str]) -> str:
         if name.lstrip("+~") == key:
             return value
     return "?"
-
-
-def swept_keys(overrides: Sequence[str]) -> list[str]:
-    """Keys of the overrides that stand for several values, in Hydra's grammar."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [override.get_key_element() for override in parsed if override.is_sweep_override()]

@@ -156,7 +156,9 @@ class TrainingConfig:
     checkpoint_interval: Optional[int] = setting(
         None, "steps between checkpoints besides those at evaluations; null = none", low=1, identity=False
     )
-    keep_checkpoints: int = setting(2, "newest checkpoints kept; the best one is kept besides", low=1, identity=False)
+    keep_checkpoints: int = setting(
+        2, "newest checkpoints kept; the best weights are kept besides", low=1, identity=False
+    )
 
 
 @dataclass
@@ -169,6 +171,9 @@ class TrackingConfig:
     )
     experiment: str = setting("hrm-lab", "MLflow experiment", identity=False)
     flush_interval: float = setting(2.0, "pause between batches sent to MLflow", unit="s", low=0.05, identity=False)
+
+
+EVAL_METRICS = ("exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "lm_loss", "q_halt_loss")
 
 
 @dataclass
@@ -320,7 +325,7 @@ def validate(config: Config) -> None:
         "model.num_heads",
         model.num_heads,
         f"does not divide model.hidden_size={model.hidden_size}",
-        "take model.num_heads from "
+        "take another model.hidden_size, or model.num_heads from "
         + ", ".join(str(n) for n in range(1, 33) if model.hidden_size % n == 0 and model.hidden_size // n % 2 == 0),
     )
     _require(
@@ -352,11 +357,11 @@ def validate(config: Config) -> None:
         "take optim.backend=torch, the same rule",
     )
     _require(
-        config.stopping.patience is None or config.stopping.metric.startswith("eval/"),
+        config.stopping.metric.startswith("eval/") and config.stopping.metric.rpartition("/")[2] in EVAL_METRICS,
         "stopping.metric",
         config.stopping.metric,
         "is not a metric of an evaluation",
-        "take eval/exact_accuracy, eval/accuracy, eval/lm_loss, ...",
+        "one of " + ", ".join(f"eval/{metric}" for metric in EVAL_METRICS),
     )
     if isinstance(config.data, SudokuDataConfig):
         _validate_sudoku(config.data, training)

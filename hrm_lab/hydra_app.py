@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
@@ -24,8 +25,7 @@ from hrm_lab.run_folder import Point, RunFolder, State
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def task(composed: DictConfig) -> float | None:
     """Train one composed config; returns its best watched metric."""
-    overrides = [str(override) for override in composed.get("hydra", {}).get("overrides", {}).get("task", [])]
-    return train(to_config(composed), overrides).best_value
+    return train(to_config(composed), list(HydraConfig.get().overrides.task)).best_value
 
 
 def train(config: Config, overrides: Sequence[str]) -> State:
@@ -38,7 +38,8 @@ def train(config: Config, overrides: Sequence[str]) -> State:
             ensure_dataset(config.data, config.paths.data, progress)
     if is_main_process() and not folder.is_locked():
         folder.prepare(config, Point(config.name, list(overrides)))
-    return run(config, folder, console_progress())
+    with console_progress() as shown:
+        return run(config, folder, shown)
 
 
 def multirun(overrides: Sequence[str]) -> None:

@@ -17,9 +17,17 @@ SHOWN = ("train/lm_loss", "train/exact_accuracy", "train/steps", "eval/exact_acc
 PLAIN_PAUSE = 10.0  # seconds between plain lines, apart from evaluations
 
 
-def console_progress() -> Recorder:
+@contextmanager
+def console_progress() -> Iterator[Recorder]:
     """A bar where standard error is a terminal, else log lines."""
-    return BarProgress() if sys.stderr.isatty() else PlainProgress()
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    bar = BarProgress()
+    try:
+        yield bar
+    finally:
+        bar.stop()  # a terminal must get its cursor back, however the training ends
 
 
 @contextmanager
@@ -78,10 +86,12 @@ class BarProgress:
         self._bar.update(self._task, values=summary(self._latest))
 
     def tick(self, step: int) -> None:
-        """Move on; the bar ends with the last step."""
+        """Move on."""
         self._bar.update(self._task, completed=step)
-        if self._bar.finished:
-            self._bar.stop()
+
+    def stop(self) -> None:
+        """Leave the bar as it is and the terminal as it was."""
+        self._bar.stop()
 
 
 def summary(values: Mapping[str, float]) -> str:

@@ -9,11 +9,13 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -26,6 +28,9 @@ from hrm_lab.tracking import provenance
 from hrm_lab.tracking.recorder import Journal, TrackingRecorder
 from hrm_lab.tracking.store import REASON, SIGNATURE, SWEEP, Store
 from hrm_lab.training.protocols import Recorder
+
+if TYPE_CHECKING:
+    from hrm_lab.training.trainer import Trainer
 
 log = logging.getLogger("hrm_lab")
 MAX_TAG = 5000  # characters of a tag that every MLflow store takes
@@ -100,14 +105,39 @@ def run(config: Config, folder: RunFolder, shown: Recorder) -> State:
         )
         stack.callback(recorder.close)
         trainer = Trainer(config, dataset, folder.path, Recorders([recorder, shown]), Patience(config.stopping), ranks)
+        stack.enter_context(_leave_after_a_step(trainer))
         outcome = trainer.fit()
         ranks.close()
         log.info("done after step %d: %s", outcome.step, outcome.stopped or "the last epoch is trained")
         recorder.close()
-        tracked.store_results(outcome.best_step)
+        try:
+            tracked.store_results(outcome.best_step)
+        except Exception as error:  # the training itself is whole, and its files lie in the folder
+            log.warning("weights and pictures could not be stored as artifacts: %s", error)
         tracked.finish(STOPPED if outcome.stopped else COMPLETED, outcome.stopped or "", outcome.best_value)
         assert folder.state is not None
         return folder.state
+
+
+@contextmanager
+def _leave_after_a_step(trainer: Trainer) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end the training at the next step, with a checkpoint; a second one at once.
+
+    Several processes would have to agree on the step, so there the first signal ends them, and the last checkpoint
+    is what they go on from.
+    """
+
+    def ask(*_: object) -> None:
+        if trainer.interrupted or trainer.ranks.world_size > 1:
+            raise KeyboardInterrupt
+        trainer.interrupted = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _TrackedRun:
@@ -218,6 +248,7 @@ def close_dead_run(folder: RunFolder, detail: str) -> State:
     before = folder.state
     folder.state = after = State(FAILED, before.run_id if before else None, detail)
     config = folder.config()
+    config.paths.outputs = str(folder.path.parents[1])  # as it is seen from here
     if after.run_id and config.tracking.enabled:
         store = Store.open(config.tracking, Path(config.paths.outputs))
         store.set_tags(after.run_id, {REASON: detail[:MAX_TAG]})

@@ -96,20 +96,20 @@ class RunFolder:
     def is_locked(self) -> bool:
         """Whether a live process works here. The kernel drops the lock when its process dies."""
         try:
-            with self.locked():
+            with self.locked(patience_s=0):
                 return False
         except RunError:
             return True
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep every other process out.
+    def locked(self, patience_s: float = 2.0) -> Iterator[None]:
+        """Keep every other process out; one that only looks whether somebody is in leaves within the patience.
 
         Raises:
             RunError: when one is in.
         """
         try:
-            lock = FileLock(self.path / ".lock", timeout=0)
+            lock = FileLock(self.path / ".lock", timeout=patience_s)
             with lock:
                 yield
         except Timeout:
@@ -122,7 +122,7 @@ class RunFolder:
             values: dict[str, Any] = json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise RunError(
-                f"{self.path / name}: cannot be read ({error})\n  way out: train or sweep again, which writes it"
+                f"{self.path / name}: cannot be read ({error})\n  way out: delete the run folder and train again"
             ) from None
         return values
 

@@ -65,6 +65,7 @@ BAD = [
     ("data.num_blanks=81", ["data.num_blanks=81", "80"]),
     ("data.source=csv", ["data.train_csv=None", "PATH"]),
     ("data.box_rows=9", ["data.box_rows=9", "above 5"]),
+    ("stopping.metric=eval/typo stopping.goal=1", ["stopping.metric=eval/typo", "eval/exact_accuracy"]),
     ("stopping.patience=0", ["stopping.patience=0", "1 or more"]),
     ("tracking.flush_interval=0", ["tracking.flush_interval=0", "0.05"]),
     ("=3", ["way out"]),

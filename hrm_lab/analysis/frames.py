@@ -1,4 +1,7 @@
-"""Runs as pandas frames: one row for each point of a sweep, and curves as tidy rows."""
+"""Runs as pandas frames: one row for each point of a sweep, and curves as tidy rows.
+
+Read from the run folders' journals, which hold every number whether or not a store was there to take it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import pandas as pd
 from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import INTERRUPTED, RUNNING, RunFolder, State
 from hrm_lab.tracking.recorder import read_journal
-from hrm_lab.tracking.store import RunRecord, Store
 
 
 def load_sweep(manifest: Manifest) -> pd.DataFrame:
@@ -22,17 +24,16 @@ def load_sweep(manifest: Manifest) -> pd.DataFrame:
     early); `run_id`; `folder`. Points that have not been evaluated yet stand last.
     """
     runs = manifest.runs()
-    records = _records(runs)
     rows = []
     for entry, folder in runs:
         state = _true_state(folder)
-        record = records.get(state.run_id or "") if state else None
-        metrics = record.metrics if record else {}
+        curves = journal_curves(folder.journal)
+        metrics = curves.groupby("metric")["value"].last().to_dict()
         rows.append(
             {
                 "point": entry.label,
                 **_overrides(entry.overrides),
-                **_best(folder),
+                **_best(curves),
                 "exact_accuracy": metrics.get("eval/exact_accuracy"),
                 "accuracy": metrics.get("eval/accuracy"),
                 "lm_loss": metrics.get("eval/lm_loss"),
@@ -68,17 +69,6 @@ def sweep_curves(manifest: Manifest) -> dict[str, pd.DataFrame]:
     return {label: frame for label, frame in curves.items() if len(frame)}
 
 
-def _records(runs: list[tuple[Any, RunFolder]]) -> dict[str, RunRecord]:
-    """What the tracking store knows of the runs, by run id, fetched in one go."""
-    states = {folder.path: folder.state for _, folder in runs}
-    ids = [state.run_id for state in states.values() if state and state.run_id]
-    if not ids:
-        return {}
-    config = next(folder.config() for _, folder in runs if states[folder.path] is not None)
-    store = Store.open(config.tracking, Path(config.paths.outputs))
-    return {record.run_id: record for record in store.runs(ids)}
-
-
 def _true_state(folder: RunFolder) -> State | None:
     """The written state, unless it says RUNNING and nobody runs."""
     state = folder.state
@@ -97,9 +87,8 @@ def _overrides(texts: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _best(folder: RunFolder) -> dict[str, Any]:
+def _best(curves: pd.DataFrame) -> dict[str, Any]:
     """Best exact accuracy of all evaluations, and its step."""
-    curves = journal_curves(folder.journal)
     exact = curves[curves["metric"] == "eval/exact_accuracy"]
     if exact.empty:
         return {"best_exact": None, "best_step": None}

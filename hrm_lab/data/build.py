@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def _file_hash(key: str, path: str | None) -> str:
     if path is None:
         raise DataError(f"{key}=null: data.source=csv needs a file\n  way out: set {key}=PATH")
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        seen = os.stat(path)
+        return _hash_once(path, seen.st_size, seen.st_mtime_ns)
     except FileNotFoundError:
         raise DataError(
             f"{key}={path}: no such file\n"
@@ -60,6 +61,13 @@ def _file_hash(key: str, path: str | None) -> str:
         ) from None
     except OSError as error:
         raise DataError(f"{key}={path}: cannot be read: {error.strerror}\n  way out: set {key}=PATH") from error
+
+
+@lru_cache
+def _hash_once(path: str, size: int, changed_ns: int) -> str:
+    """A grid asks for the same file's hash at every point."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def dataset_folder(config: DataConfig, data_root: str | os.PathLike[str]) -> Path:

@@ -38,7 +38,7 @@ _ARRAYS: dict[str, npt.DTypeLike] = {
     "puzzle_identifiers": np.dtype("int32"),
     "group_offsets": np.dtype("int64"),
 }
-_REBUILD = "way out: delete the folder and build it again: `hrm-lab data build`"
+_REBUILD = "way out: delete the folder and build it again: `hrm-lab data`"
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it names a folder
 _OPEN_SAMPLE_ROWS = 65_536  # rows whose tokens are looked at when a dataset is opened
 _HASH_BYTES = 1 << 24
@@ -206,7 +206,7 @@ def _broken(folder: Path, problem: str) -> DataError:
 
 def _read_info(folder: Path) -> DatasetInfo:
     if not folder.is_dir():
-        raise DataError(f"dataset {folder}: no such folder\n  way out: build it: `hrm-lab data build`")
+        raise DataError(f"dataset {folder}: no such folder\n  way out: build it: `hrm-lab data`")
     try:
         values = json.loads((folder / "dataset.json").read_bytes())
     except FileNotFoundError:

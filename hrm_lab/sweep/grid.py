@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hrm_lab.compose import HYDRA_ERRORS, explain, to_config
+from hrm_lab.compose import PARSE_ERRORS, explain, to_config
 from hrm_lab.config import Config
 from hrm_lab.errors import ConfigError
 
@@ -83,7 +83,7 @@ class _Composer:
             for text in plain:
                 override = self.parsed[text]
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except HYDRA_ERRORS as error:
+        except PARSE_ERRORS as error:
             raise explain(error, point) from error
         return to_config(config)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -160,6 +162,7 @@ class _Pool:
     def run(self, todo: list[tuple[Entry, RunFolder]]) -> None:
         """Until every point has ended, or the user has had enough."""
         waiting = list(todo)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # jobs must not outlive their sweep
         with watcher([(entry.label, folder) for entry, folder in todo]) as watch:
             try:
                 while waiting or self.active:
@@ -207,7 +210,10 @@ class _Pool:
         for job, *_ in self.active:
             job.cancel()
         for job, *_ in self.active:
-            job._process.wait(timeout=30)  # submitit offers no wait with a limit
+            try:
+                job._process.wait(timeout=30)  # submitit offers no wait with a limit
+            except subprocess.TimeoutExpired:
+                job._process.kill()
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Journal:
 
     def begin(self, step: int, total_steps: int) -> None:
         """Drop what lies after `step` (it will come again) and open for appending."""
-        kept = [entry for entry in read_journal(self.path) if entry.get("step", 0) <= step]
+        kept = [entry for entry in read_journal(self.path) if entry.get("step", 0) <= step] if step else []
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w") as file:
             for entry in kept:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import requests
 from filelock import FileLock
 
 from hrm_lab.config import TrackingConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits per request
 MAX_RUN_IDS = 200  # in one query
+PROBE_S = 5.0
 KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
 REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
 
@@ -64,6 +66,8 @@ class Store:
         """
         uri = tracking_uri(config, outputs)
         outputs.mkdir(parents=True, exist_ok=True)
+        if uri.startswith("http"):
+            _probe(uri)
         for chatty in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -192,6 +196,17 @@ class Store:
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status=status, end_time=int(time.time() * 1000))
+
+
+def _probe(uri: str) -> None:
+    """Refuse a server that does not answer; MLflow's own client would try for minutes."""
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_S)
+    except requests.RequestException as error:
+        raise UserError(
+            f"tracking.uri={uri}: no server answers ({type(error).__name__})\n"
+            "  way out: start it, or take tracking=sqlite or tracking=none"
+        ) from None
 
 
 def _record(run: Any) -> RunRecord:

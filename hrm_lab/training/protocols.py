@@ -10,7 +10,7 @@ class Recorder(Protocol):
     """Takes what the run has to say. Called on the main process only, with steps that never decrease."""
 
     def start(self, step: int, total_steps: int) -> None:
-        """Training begins, or goes on after a checkpoint of `step`; later steps logged before are void."""
+        """Training begins, or goes on after a checkpoint of `step`; later steps will come again."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Values by name (`train/lm_loss`, `eval/exact_accuracy`, `perf/samples_per_s`, ...) after `step` steps."""

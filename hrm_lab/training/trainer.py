@@ -1,6 +1,6 @@
 """The loop. One step of it: a batch, one ACT segment, three losses, one backward, a sum over processes, two optimizers.
 
-The numbered parts of the training flow stand in `Trainer.train_step` in their order.
+`Trainer.train_step` has the parts of a step in this order; evaluation and checkpoints follow in `_end_iteration`.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ class Trainer:
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.stopped: str | None = None
+        self.interrupted = False  # set by a signal handler: save after this step and leave
         self.seconds = 0.0  # of all attempts together, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self._pace = Pace()
@@ -148,6 +149,9 @@ class Trainer:
                 self._end_iteration()
             elif self.config.training.checkpoint_interval and self.step % self.config.training.checkpoint_interval == 0:
                 self.save()
+            if self.interrupted:
+                self.save()
+                raise KeyboardInterrupt
         if self.ranks.is_main:
             save_weights(self.model, self.folder / "last.safetensors")
         return Outcome(self.step, self.metrics, self.best_value, self.best_step, self.stopped, self.seconds)
@@ -210,11 +214,7 @@ class Trainer:
         self.ranks.sum_([self.window])
         values = train_metrics(self.window, self.window_steps * batch_size)
         self.window, self.window_steps = self._zero_sums(), 0
-        if not math.isfinite(values["lm_loss"]):
-            raise TrainingDiverged(
-                f"train/lm_loss is {values['lm_loss']} at step {self.step}\n"
-                "  way out: a lower optim.lr, more optim.lr_warmup_steps, or an earlier stop"
-            )
+        self._refuse_divergence("train/lm_loss", values["lm_loss"])
         named = {f"train/{key}": value for key, value in values.items()}
         named["train/lr"] = self.lr(self.config.optim.lr)
         self._take_time(training=True)
@@ -226,12 +226,21 @@ class Trainer:
         self._take_time(training=True)
         metrics = self._evaluate()
         self._take_time(training=False)
+        self._refuse_divergence("eval/lm_loss", metrics.get("eval/lm_loss", 0.0))
         self._keep_best(metrics)
         self.stopped = self.stopper.update(self.step, metrics)
         samples = self.step * self.config.training.global_batch_size
         perf = {"perf/wall_s": self.seconds, "perf/mean_samples_per_s": samples / self.train_seconds}
         self._record(metrics | perf)
         self.save()
+
+    def _refuse_divergence(self, name: str, loss: float) -> None:
+        """End the run on a loss that is no number, before it reaches a checkpoint."""
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"{name} is {loss} at step {self.step}\n"
+                "  way out: a lower optim.lr, more optim.lr_warmup_steps, or an earlier stop"
+            )
 
     def _evaluate(self) -> dict[str, float]:
         self.metrics = evaluate(self.model, self.batches, self.eval_batch_size)
@@ -267,6 +276,7 @@ class Trainer:
     def save(self) -> None:
         """Write all that the next step needs. The carry is gathered, so another number of processes can go on."""
         state = self.state_dict()
+        self._refuse_divergence("the sum of the training losses", float(state["window"][0].sum()))
         if self.ranks.is_main:
             checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.training.keep_checkpoints)
         self.ranks.wait()

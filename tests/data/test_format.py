@@ -124,7 +124,7 @@ def test_a_broken_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         Dataset.open(folder)
     assert str(folder) in str(error.value)
-    assert "hrm-lab data build" in str(error.value)
+    assert "hrm-lab data" in str(error.value)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

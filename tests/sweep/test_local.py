@@ -145,6 +145,26 @@ def test_a_killed_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert steps == list(range(2, 2 * len(steps) + 1, 2))
 
 
+def test_an_interrupted_training_saves_the_step_it_has_reached(tmp_path: Path) -> None:
+    arguments = ["train", "+experiment=demo", *SMALL, "training.epochs=400", "training.eval_interval=200"]
+    command = [sys.executable, "-m", "hrm_lab.cli", *arguments, "training.checkpoint_interval=null"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not any(entry.get("step", 0) > 3 for file in _journals(tmp_path) for entry in read_journal(file)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    (checkpoint,) = _checkpoints(tmp_path)
+    (journal,) = _journals(tmp_path)
+    last = max(entry.get("step", 0) for entry in read_journal(journal))
+    assert last <= int(checkpoint.removeprefix("step_")) <= last + 2
+
+
+def _journals(folder: Path) -> list[Path]:
+    return list(folder.glob("outputs/runs/*/journal.jsonl"))
+
+
 def test_as_many_jobs_as_the_cores_allow(tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     config = small_config(tmp_path)
