@@ -81,8 +81,9 @@ def run(config: Config, folder: RunFolder, shown: Recorder) -> State:
     from hrm_lab.training.trainer import Trainer
 
     schema.validate(config)
+    # First of all: a wrong device is no run that failed, and a process that is alone later is noticed by its peers.
+    ranks = connect(config.training)
     if not is_main_process():
-        ranks = connect(config.training)
         ranks.wait()  # the main process builds the data
         dataset = ensure_dataset(config.data, config.paths.data)
         Trainer(config, dataset, folder.path, Recorders([]), Patience(config.stopping), ranks).fit()
@@ -96,7 +97,6 @@ def run(config: Config, folder: RunFolder, shown: Recorder) -> State:
             return done  # by another process, while this one was on its way (several would wait for each other)
         stack.enter_context(_log_file(folder.log))
         tracked = stack.enter_context(_tracked(folder, config))
-        ranks = connect(config.training)
         dataset = ensure_dataset(config.data, config.paths.data)
         ranks.wait()
         tracked.describe_data(dataset)
