@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -12,6 +13,8 @@ from typing import Annotated
 import typer
 
 from hrm_lab.errors import ConfigError, PointFailed, UserError
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -167,6 +170,12 @@ def main() -> None:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        text = f"error: {error.filename}: {error.strerror}\n  way out: take another folder with paths.outputs=FOLDER"
+        typer.secho(text, fg="red", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.secho("interrupted: the same command goes on where it stopped", err=True)

@@ -99,6 +99,18 @@ def test_the_command_line_refuses_without_a_traceback_and_builds_nothing(verb: s
     assert time.monotonic() - started < 30  # a hang, not a speed: torch and mlflow are not loaded for this
 
 
+@pytest.mark.parametrize("verb", [["train"], ["sweep", "demo"]])
+def test_a_folder_that_cannot_be_written_is_told(verb: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    small = ["model=hrm_tiny", "data=sudoku_4x4", "data.num_train=64", "data.num_test=16", "training=smoke"]
+    command = [sys.executable, "-m", "hrm_lab.cli", *verb, *small, "paths.outputs=file/outputs"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "file/outputs" in done.stderr
+    assert "paths.outputs=FOLDER" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_config_survives_its_json(tmp_path: Path) -> None:
     config = compose_config(["+experiment=demo"])
     assert schema.from_dict(schema.to_dict(config)) == config
