@@ -46,14 +46,12 @@ class TrainingDiverged(RunError):
 
 @dataclass
 class Outcome:
-    """How a run ended: after which step, its last evaluation, its best one, and why it stopped early if it did."""
+    """How a run ended: after which step, its best evaluation, and why it stopped early if it did."""
 
     step: int
-    metrics: dict[str, float]
     best_value: float | None
     best_step: int | None
     stopped: str | None
-    seconds: float
 
 
 class Pace:
@@ -119,7 +117,6 @@ class Trainer:
         self.carry = initial_carry(self.model, self.batches.empty(training.global_batch_size // ranks.world_size))
         self.window = self._zero_sums()  # metric sums since the last logged step, this process's share, and
         self.window_steps = 0  # the number of steps in them
-        self.metrics: dict[str, float] = {}
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.stopped: str | None = None
@@ -154,7 +151,7 @@ class Trainer:
                 raise KeyboardInterrupt
         if self.ranks.is_main:
             save_weights(self.model, self.folder / "last.safetensors")
-        return Outcome(self.step, self.metrics, self.best_value, self.best_step, self.stopped, self.seconds)
+        return Outcome(self.step, self.best_value, self.best_step, self.stopped)
 
     def train_step(self) -> None:
         """One optimizer step: every slot takes one ACT segment."""
@@ -243,8 +240,7 @@ class Trainer:
             )
 
     def _evaluate(self) -> dict[str, float]:
-        self.metrics = evaluate(self.model, self.batches, self.eval_batch_size)
-        return self.metrics
+        return evaluate(self.model, self.batches, self.eval_batch_size)
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
         stopping = self.config.stopping
@@ -298,7 +294,6 @@ class Trainer:
                 "data": [gather(field) for field in carry.data],
             },
             "window": [window, self.window_steps],
-            "metrics": self.metrics,
             "best": [self.best_value, self.best_step],
             "stopped": self.stopped,
             "stopper": self.stopper.state_dict(),
@@ -321,7 +316,6 @@ class Trainer:
         # Sums of the open window are the main process's from here on.
         window, self.window_steps = state["window"]
         self.window = window if self.ranks.is_main else self._zero_sums()
-        self.metrics = state["metrics"]
         self.seconds, self.train_seconds = state["seconds"]
         self.best_value, self.best_step = state["best"]
         self.stopped = state["stopped"]

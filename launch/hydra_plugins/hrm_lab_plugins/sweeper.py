@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hrm_lab_plugins.launcher import LocalLauncher
 from omegaconf import DictConfig
 
 from hrm_lab.config import GridSweeperConfig
@@ -35,7 +36,8 @@ class GridSweeper(Sweeper):
 
         loader = self.hydra_context.config_loader
         points = expand(self.params, arguments, loader)
-        compose_points(loader, self.config, points)
+        if not isinstance(self.launcher, LocalLauncher):  # which checks them itself
+            compose_points(loader, self.config, points)
         results = self.launcher.launch(points, initial_job_idx=0)
         for result in results:
             _ = result.return_value  # raises
