@@ -63,7 +63,7 @@ def sweep(
     asked = [f"+experiment={experiment}", *(overrides or [])]
     outputs, name = sweep_place(asked)
     from hrm_lab import hydra_app
-    from hrm_lab.run import log_to_console
+    from hrm_lab.logs import log_to_console
 
     log_to_console()
     try:

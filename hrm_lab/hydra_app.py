@@ -17,9 +17,12 @@ from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import UserError
+from hrm_lab.logs import log_to_console
 from hrm_lab.progress import building, console_progress
-from hrm_lab.run import is_main_process, log_to_console, run
+from hrm_lab.run import Watch, is_main_process, run
 from hrm_lab.run_folder import Point, RunFolder, State
+from hrm_lab.tracking.store import refuse_silent_server
+from hrm_lab.training.protocols import Left
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -34,12 +37,16 @@ def train(config: Config, overrides: Sequence[str]) -> State:
     folder = RunFolder.of(config)
     if is_main_process():
         # Before anything is tracked: data that cannot be built is no run that failed.
+        refuse_silent_server(config.tracking)
         with building(config.data.name) as progress:
             ensure_dataset(config.data, config.paths.data, progress)
-    if is_main_process() and not folder.is_locked():
+    if is_main_process() and not folder.attempts.is_alive():
         folder.prepare(config, Point(config.name, list(overrides)))
-    with console_progress() as shown:
-        return run(config, folder, shown)
+    try:
+        with console_progress() as shown, Watch().listening() as watch:
+            return run(config, folder, shown, watch)
+    except Left:
+        raise KeyboardInterrupt from None
 
 
 def multirun(overrides: Sequence[str]) -> None:

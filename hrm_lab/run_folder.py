@@ -1,39 +1,50 @@
-"""The folder of one run: what lies where, its state in words, and the lock that keeps a second process out.
+"""The folder of one run: what lies where, and its state in words.
 
 config.json      resolved config              checkpoints/       newest first
 point.json       label, overrides, sweep      best.safetensors   weights of the best evaluation
-state.json       status, MLflow run, error    last.safetensors   weights at the end
+state.json       status and why               last.safetensors   weights at the end
 journal.jsonl    every metric                 log.txt            what the run had to say
+attempts/        one file per process life    provenance.json    code, packages, machine
+tracking.json    its run in MLflow            dataset.json       what it was trained on
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from hrm_lab import config as schema
+from hrm_lab.attempts import Attempts
 from hrm_lab.config import Config
+from hrm_lab.data.format import Dataset
 from hrm_lab.errors import RunError
 from hrm_lab.signature import signature
+from hrm_lab.tracking.provenance import Provenance, collect
 
-RUNNING, COMPLETED, STOPPED, FAILED, INTERRUPTED = "RUNNING", "COMPLETED", "STOPPED", "FAILED", "INTERRUPTED"
+# What a run writes of itself ...
+PENDING, RUNNING, COMPLETED, STOPPED, FAILED = "PENDING", "RUNNING", "COMPLETED", "STOPPED", "FAILED"
+INTERRUPTED = "INTERRUPTED"  # it saved and left, because a person or SLURM asked it to
+# ... and what others find out about it.
+PREEMPTED, CANCELLED, TIMEOUT, LOST = "PREEMPTED", "CANCELLED", "TIMEOUT", "LOST"
 FINISHED = (COMPLETED, STOPPED)
+ENDED = (*FINISHED, FAILED)  # by its own word
 
 
 @dataclass(frozen=True)
 class Point:
-    """How a run came to be asked for: its name in its sweep, the overrides that make it, and the sweep, if any."""
+    """How a run came to be asked for: its name in its sweep, the overrides that make it, and the sweep, if any.
+
+    One that was given to SLURM has a submission (its folder) and is one of the points of one of its tasks.
+    """
 
     label: str
     overrides: list[str] = field(default_factory=list)
     sweep: str | None = None
+    submission: str | None = None
+    task: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,9 +52,9 @@ class State:
     """Where a run stands. `detail` is why it failed or stopped early; `best_value` the best of the watched metric."""
 
     status: str
-    run_id: str | None = None
     detail: str = ""
     best_value: float | None = None
+    best_step: int | None = None
 
 
 class RunFolder:
@@ -60,8 +71,10 @@ class RunFolder:
     def prepare(self, config: Config, point: Point) -> None:
         """Make the folder and write down what is to be run. Settings that cannot change the result may differ."""
         self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(self.path / "config.json", schema.to_dict(config))
-        _write_json(self.path / "point.json", asdict(point))
+        write_json(self.path / "config.json", schema.to_dict(config))
+        write_json(self.path / "point.json", asdict(point))
+        if self.state is not None:
+            self.state = State(PENDING)
 
     def config(self) -> Config:
         """The resolved config."""
@@ -81,7 +94,7 @@ class RunFolder:
 
     @state.setter
     def state(self, state: State) -> None:
-        _write_json(self.path / "state.json", asdict(state))
+        write_json(self.path / "state.json", asdict(state))
 
     @property
     def journal(self) -> Path:
@@ -93,29 +106,45 @@ class RunFolder:
         """Plain lines."""
         return self.path / "log.txt"
 
-    def is_locked(self) -> bool:
-        """Whether a live process works here. The kernel drops the lock when its process dies."""
-        try:
-            with self.locked(patience_s=0):
-                return False
-        except RunError:
-            return True
+    @property
+    def attempts(self) -> Attempts:
+        """The processes that trained it, and the one that does."""
+        return Attempts(self.path)
 
-    @contextmanager
-    def locked(self, patience_s: float = 2.0) -> Iterator[None]:
-        """Keep every other process out; one that only looks whether somebody is in leaves within the patience.
+    @property
+    def newest_step(self) -> int:
+        """Step of the newest checkpoint; 0 where there is none."""
+        return max((int(path.name[5:]) for path in self.path.glob("checkpoints/step_*")), default=0)
 
-        Raises:
-            RunError: when one is in.
-        """
-        try:
-            lock = FileLock(self.path / ".lock", timeout=patience_s)
-            with lock:
-                yield
-        except Timeout:
-            raise RunError(
-                f"{self.path}: another process is training this run\n  way out: wait for it, or stop it"
-            ) from None
+    def write_provenance(self) -> None:
+        """Write down the code and the packages of this process, unless the run goes on from an earlier one's."""
+        if self.newest_step == 0 or not (self.path / "provenance.json").exists():
+            write_json(self.path / "provenance.json", collect().to_dict())
+
+    def provenance(self) -> Provenance:
+        """Where the run comes from."""
+        return Provenance(**self._read("provenance.json"))
+
+    def write_dataset(self, dataset: Dataset) -> None:
+        """Write down what the run is trained on."""
+        info = dataset.info
+        facts = {"name": info.name, "fingerprint": info.fingerprint, "counts": info.counts}
+        write_json(self.path / "dataset.json", facts | {"folder": str(dataset.folder.resolve())})
+
+    def dataset_info(self) -> dict[str, Any] | None:
+        """Name, fingerprint, counts and folder of the dataset, once the run has opened it."""
+        return self._read("dataset.json") if (self.path / "dataset.json").exists() else None
+
+    @property
+    def tracked(self) -> dict[str, Any] | None:
+        """URI of the MLflow store and the run's id there, once it has one."""
+        return self._read("tracking.json") if (self.path / "tracking.json").exists() else None
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run."""
+        tracked = self.tracked
+        return tracked["run_id"] if tracked else None
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -127,7 +156,8 @@ class RunFolder:
         return values
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(values, indent=1))
     temporary.replace(path)

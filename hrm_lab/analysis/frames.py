@@ -12,7 +12,7 @@ import pandas as pd
 
 from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import INTERRUPTED, RUNNING, RunFolder, State
-from hrm_lab.tracking.recorder import read_journal
+from hrm_lab.tracking.journal import read_journal
 
 
 def load_sweep(manifest: Manifest) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def load_sweep(manifest: Manifest) -> pd.DataFrame:
                 "wall_s": metrics.get("perf/wall_s"),
                 "state": state.status if state else "WAITING",
                 "detail": state.detail if state else "",
-                "run_id": state.run_id if state else None,
+                "run_id": folder.run_id,
                 "folder": str(folder.path),
             }
         )
@@ -72,8 +72,8 @@ def sweep_curves(manifest: Manifest) -> dict[str, pd.DataFrame]:
 def _true_state(folder: RunFolder) -> State | None:
     """The written state, unless it says RUNNING and nobody runs."""
     state = folder.state
-    if state is not None and state.status == RUNNING and not folder.is_locked():
-        return State(INTERRUPTED, state.run_id, "its process is gone; the same command goes on")
+    if state is not None and state.status == RUNNING and not folder.attempts.is_alive():
+        return State(INTERRUPTED, "its process is gone; the same command goes on")
     return state
 
 

@@ -25,11 +25,11 @@ from hrm_lab.errors import ConfigError, PointFailed
 from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
 from hrm_lab.progress import building
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import FINISHED, RUNNING, RunFolder
+from hrm_lab.run_folder import FAILED, FINISHED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep.plan import decide
 from hrm_lab.sweep.watch import watcher
 from hrm_lab.sweep.worker import work
-from hrm_lab.tracking.store import Store
+from hrm_lab.tracking.store import Store, refuse_silent_server
 
 log = logging.getLogger("hrm_lab")
 POLL_S = 0.5
@@ -58,6 +58,7 @@ def run_sweep(
         UserError: before anything is built or started, when the sweep cannot be run as it is.
     """
     limit = job_limit(configs, launcher)
+    refuse_silent_server(configs[0].tracking)
     manifest = make_manifest(configs, overrides)
     _build_data(configs)
     manifest.save()
@@ -69,7 +70,7 @@ def run_sweep(
 def _run_points(manifest: Manifest, configs: Sequence[Config], launcher: LocalLauncherConfig, limit: int) -> None:
     """Run what is not done yet."""
     plan = [
-        (entry, folder, decide(folder.state, folder.is_locked(), launcher.rerun_failed))
+        (entry, folder, decide(folder.state, folder.attempts.is_alive(), launcher.rerun_failed))
         for entry, folder in manifest.runs()
     ]
     for entry, _, action in plan:
@@ -83,7 +84,7 @@ def _run_points(manifest: Manifest, configs: Sequence[Config], launcher: LocalLa
 
 def _result(folder: RunFolder) -> Result:
     state = folder.state
-    if state is not None and (state.status in FINISHED or folder.is_locked()):
+    if state is not None and (state.status in FINISHED or folder.attempts.is_alive()):
         return Result(folder.path, state.best_value, None)
     word = f"{state.status.lower()}: {state.detail}" if state else "never started"
     label = folder.point().label if state else folder.path.name
@@ -198,12 +199,12 @@ class _Pool:
             self.active.remove(item)
             self.free_gpus += gpus
             state = folder.state
-            if folder.is_locked():
+            if folder.attempts.is_alive():
                 log.info("%s: another process is training it", entry.label)
                 continue
-            if state is None or state.status == RUNNING:
+            if state is None or state.status in (PENDING, RUNNING):
                 detail = f"the job died without a word; its output is {job.paths.stdout}"
-                state = close_dead_run(folder, detail)
+                state = close_dead_run(folder, FAILED, detail)
             log.info("%s: %s %s", entry.label, state.status.lower(), state.detail)
 
     def _cancel(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hrm_lab.run_folder import RUNNING, RunFolder
-from hrm_lab.tracking.recorder import JournalReader
+from hrm_lab.tracking.journal import JournalReader
 
 log = logging.getLogger("hrm_lab")
 PLAIN_PAUSE = 10.0  # seconds between plain lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import submitit
@@ -11,17 +12,20 @@ def work(folder: str) -> None:
     """Train the run in `folder`. Submitted by path, so the job reads a resolved config and never touches Hydra."""
     from pathlib import Path
 
+    from hrm_lab.logs import log_to_console
     from hrm_lab.progress import PlainProgress
-    from hrm_lab.run import log_to_console, run
+    from hrm_lab.run import Watch, run
     from hrm_lab.run_folder import RunFolder
+    from hrm_lab.training.protocols import Left
 
-    _join_job()
+    join_processes()
     log_to_console()
     run_folder = RunFolder(Path(folder))
-    run(run_folder.config(), run_folder, PlainProgress())
+    with contextlib.suppress(Left), Watch().listening() as watch:
+        run(run_folder.config(), run_folder, PlainProgress(), watch)
 
 
-def _join_job() -> None:
+def join_processes() -> None:
     """Give torch.distributed this task's place among the job's tasks."""
     job = submitit.JobEnvironment()
     if job.num_tasks == 1:

@@ -1,26 +1,41 @@
-"""Where a run comes from: commit, uncommitted diff, packages, interpreter and machine."""
+"""Where a run comes from: commit, uncommitted changes, packages, interpreter and machine."""
 
 from __future__ import annotations
 
 import functools
+import json
+import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
+SOURCE_FILE = "source.json"  # in the root of a snapshot, which is no git checkout itself
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code: a commit, and a patch that makes the tree out of it, files that git does not know yet included."""
+
+    commit: str = ""  # empty where the package does not lie in a git checkout
+    branch: str = ""
+    tree: str = ""  # git's hash of all files: the same for the same code
+    diff: str = ""
 
 
 @dataclass(frozen=True)
 class Provenance:
     """What it takes to run the same code again."""
 
-    commit: str  # empty where the package does not lie in a git checkout
+    commit: str
     branch: str
-    diff: str  # uncommitted changes to tracked files, as a patch
-    untracked: tuple[str, ...]
+    tree: str
+    diff: str
     packages: dict[str, str]
     python: str
     host: str
@@ -29,18 +44,17 @@ class Provenance:
     @property
     def dirty(self) -> bool:
         """Whether the code differs from its commit."""
-        return bool(self.diff or self.untracked)
+        return bool(self.diff)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
 
 
-@functools.cache
 def collect() -> Provenance:
-    """Look once; a process runs one version of the code."""
-    inside = _git("rev-parse", "--is-inside-work-tree") == "true"
+    """Of this process."""
     return Provenance(
-        commit=_git("rev-parse", "HEAD") if inside else "",
-        branch=_git("rev-parse", "--abbrev-ref", "HEAD") if inside else "",
-        diff=_git("diff", "HEAD", "--", ":/") if inside else "",
-        untracked=tuple(_git("ls-files", "--others", "--exclude-standard", ":/").splitlines()) if inside else (),
+        **asdict(source()),
         packages=dict(sorted((d.name.lower(), d.version) for d in metadata.distributions())),
         python=sys.version.split()[0],
         host=platform.node(),
@@ -48,10 +62,51 @@ def collect() -> Provenance:
     )
 
 
-def _git(*arguments: str) -> str:
-    """Output of a git command in the package's folder, or nothing where there is no git or no commit."""
+@functools.cache
+def source() -> Source:
+    """Of this package. Looked at once; a process runs one version of the code."""
+    written = PACKAGE.parent / SOURCE_FILE
+    if written.exists():
+        return Source(**json.loads(written.read_text()))
+    if git("rev-parse", "--is-inside-work-tree") != "true" or not git("ls-files", "--", "__init__.py"):
+        return Source()
+    commit = git("rev-parse", "HEAD")
+    with tempfile.TemporaryDirectory() as scratch:
+        tree, variables = tree_of_worktree(Path(scratch))
+        diff = git("diff", "--binary", commit, tree, variables=variables)
+    return Source(commit, git("rev-parse", "--abbrev-ref", "HEAD"), tree, diff)
+
+
+def tree_of_worktree(scratch: Path) -> tuple[str, dict[str, str]]:
+    """Git's tree of all files that are not ignored, as they are now, made without touching the checkout.
+
+    Returns:
+        Its hash, and the environment variables with which git knows it as long as `scratch` lives.
+    """
+    top = Path(git("rev-parse", "--show-toplevel"))
+    objects = Path(git("rev-parse", "--path-format=absolute", "--git-path", "objects"))
+    variables = {
+        "GIT_INDEX_FILE": str(scratch / "index"),
+        "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+    }
+    git("read-tree", "HEAD", variables=variables)
+    git("add", "--all", ".", variables=variables, folder=top)
+    return git("write-tree", variables=variables), variables
+
+
+def git(*arguments: str, variables: dict[str, str] | None = None, folder: Path = PACKAGE) -> str:
+    """Output of a git command, or nothing where there is no git or no commit."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env=os.environ | (variables or {}),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip("\n")

@@ -1,6 +1,6 @@
 """The MLflow tracking store: where it is, the experiment, a parent run per sweep and a child per point.
 
-The only module besides `recorder.py` that talks to MLflow; everyone else gets plain values. MLflow takes seconds to
+The only module that talks to MLflow; everyone else gets plain values. MLflow takes seconds to
 import, so it is imported when a store is opened and not before.
 """
 
@@ -66,8 +66,6 @@ class Store:
         """
         uri = tracking_uri(config, outputs)
         outputs.mkdir(parents=True, exist_ok=True)
-        if uri.startswith("http"):
-            _probe(uri)
         for chatty in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         from mlflow import MlflowClient
@@ -108,6 +106,12 @@ class Store:
             return str(found[0].info.run_id)
         tags = {KIND: "sweep", SWEEP: name, "mlflow.note.content": question or f"sweep {name}"}
         return self._create_run(name, tags)
+
+    def find_run(self, signature: str) -> str:
+        """The id of a signature's run; empty where there is none."""
+        query = f"tags.`{SIGNATURE}` = '{signature}'"
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return str(found[0].info.run_id) if found else ""
 
     def create_run(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Make the run of one signature; as a child of `parent` if there is one."""
@@ -198,8 +202,15 @@ class Store:
             self.client.set_terminated(run_id, status=status, end_time=int(time.time() * 1000))
 
 
-def _probe(uri: str) -> None:
-    """Refuse a server that does not answer; MLflow's own client would try for minutes."""
+def refuse_silent_server(config: TrackingConfig) -> None:
+    """Say at once that a server does not answer, before anything is started that would want it.
+
+    Raises:
+        UserError: naming the address and the way out.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    if not config.enabled or not uri.startswith("http"):
+        return
     try:
         requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_S)
     except requests.RequestException as error:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from hrm_lab.errors import RunError
 log = logging.getLogger(__name__)
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `state` as FOLDER/step_NNNNNNNN, then drop all but the newest `keep`."""
+def save(folder: Path, step: int, state: dict[str, Any], keep: int, check: Callable[[], None]) -> Path:
+    """Write `state` as FOLDER/step_NNNNNNNN, then drop all but the newest `keep`.
+
+    Args:
+        check: called right before the checkpoint takes its name; raises when it must not.
+    """
     target = folder / f"step_{step:08d}"
     temporary = folder / f".tmp_{target.name}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -28,6 +33,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     (temporary / "checksum.json").write_text(json.dumps(checksum))
     for file in temporary.iterdir():
         _fsync(file)
+    check()
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     _fsync(folder)

@@ -7,6 +7,8 @@ and submitit set it. World size is no part of the result: the global batch is wh
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +16,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hrm_lab.config import TrainingConfig, check_world_size
-from hrm_lab.errors import ConfigError
+from hrm_lab.errors import ConfigError, RunError
+
+
+class PeerLost(RunError):
+    """Another process of the run has died, or failed for a reason of its own."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """A collective: torch reports a peer that is gone as a RuntimeError of whatever backend there is."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLost(f"another process of this run is gone ({str(error).splitlines()[0]})") from error
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,8 @@ class Ranks:
         if self.world_size == 1 or not tensors:
             return
         flat = torch.cat([t.flatten() for t in tensors])
-        dist.all_reduce(flat)
+        with _together():
+            dist.all_reduce(flat)
         for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view_as(tensor))
 
@@ -49,18 +65,51 @@ class Ranks:
         if self.world_size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(parts, tensor.contiguous())
+        with _together():
+            dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
     def wait(self) -> None:
         """Until every process has come here."""
         if self.world_size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
     def close(self) -> None:
         """Leave the process group."""
         if self.world_size > 1:
             dist.destroy_process_group()
+
+
+class Agreement:
+    """The greatest of all processes' numbers, one step late: it travels while the next step is computed.
+
+    On a gloo group of its own, so a GPU is never waited for and no other collective's turn is taken.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self._sent = torch.zeros(1, dtype=torch.int32)
+        self._work: dist.Work | None = None
+
+    def reach(self, number: int) -> int:
+        """What all processes agree on at this step."""
+        if self._group is None:
+            return number
+        agreed = self.close()
+        self._sent = torch.tensor([number], dtype=torch.int32)
+        with _together():
+            self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, self._group, async_op=True)
+        return agreed
+
+    def close(self) -> int:
+        """Wait for what is on its way."""
+        if self._work is None:
+            return 0
+        with _together():
+            self._work.wait()
+        self._work = None
+        return int(self._sent)
 
 
 def connect(training: TrainingConfig) -> Ranks:

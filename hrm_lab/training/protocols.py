@@ -3,7 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Any, Protocol
+
+
+class Leave(IntEnum):
+    """What a process wants of the training, asked after every step; the most urgent wish of all processes counts."""
+
+    NO = 0
+    AFTER_SAVING = 1
+    AT_ONCE = 2  # and without a word: somebody else trains this run now
+
+
+class Left(Exception):
+    """The training was left before its end."""
+
+    def __init__(self, step: int, saved: bool) -> None:
+        self.step, self.saved = step, saved
+        super().__init__(f"left after step {step}" + (", saved" if saved else ""))
+
+
+class Control(Protocol):
+    """What may end a training from outside, and who may write."""
+
+    def wish(self) -> Leave:
+        """Asked after every step, on every process."""
+
+    def check(self) -> None:
+        """Called on the main process right before anything is written; raises when nothing may be any more."""
+
+
+class Uncontrolled:
+    """Nobody interferes."""
+
+    def wish(self) -> Leave:
+        """Go on."""
+        return Leave.NO
+
+    def check(self) -> None:
+        """Write."""
 
 
 class Recorder(Protocol):

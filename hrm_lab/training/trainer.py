@@ -35,9 +35,9 @@ from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
 from hrm_lab.training import checkpoint
 from hrm_lab.training.batches import Batches
-from hrm_lab.training.distributed import Ranks
+from hrm_lab.training.distributed import Agreement, Ranks
 from hrm_lab.training.evaluation import evaluate
-from hrm_lab.training.protocols import Recorder, Stopper
+from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
 
 
 class TrainingDiverged(RunError):
@@ -81,7 +81,7 @@ class Trainer:
         config: a validated config.
         dataset: opened.
         folder: the run's own; checkpoints and weights are written there by the main process.
-        recorder, stopper: see protocols.py.
+        recorder, stopper, control: see protocols.py.
         ranks: from distributed.connect.
 
     Raises:
@@ -89,12 +89,20 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, dataset: Dataset, folder: Path, recorder: Recorder, stopper: Stopper, ranks: Ranks
+        self,
+        config: Config,
+        dataset: Dataset,
+        folder: Path,
+        recorder: Recorder,
+        stopper: Stopper,
+        ranks: Ranks,
+        control: Control,
     ) -> None:
         training = config.training
         check_steps(dataset.train.num_groups, training)
         check_world_size(training, ranks.world_size)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
+        self.control, self.agreement = control, Agreement(ranks)
         self.batches = Batches(dataset, ranks)
         self.sampler = Sampler(
             dataset.train.num_groups,
@@ -120,22 +128,29 @@ class Trainer:
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.stopped: str | None = None
-        self.interrupted = False  # set by a signal handler: save after this step and leave
         self.seconds = 0.0  # of all attempts together, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self._pace = Pace()
 
     # ------------------------------------------------------------------------------------------- the loop
 
-    def fit(self) -> Outcome:
-        """Train to the end, or until the stopper says why not."""
+    def fit(self, last_step: int | None = None) -> Outcome:
+        """Train to the end, or until the stopper says why not.
+
+        Args:
+            last_step: train no further than this, for a trial that is to be short.
+
+        Raises:
+            Left: when the control, on any process, has asked for it.
+        """
         self._resume()
+        last_step = self.sampler.total_steps if last_step is None else last_step
         if self.ranks.is_main:
             self.recorder.start(self.step, self.sampler.total_steps)
         if self.step == 0 and self.config.training.eval_first:
             self._record(self._evaluate())
         self._pace = Pace()
-        while self.step < self.sampler.total_steps and self.stopped is None:
+        while self.step < last_step and self.stopped is None:
             self.train_step()
             self._pace.steps += 1
             if self.ranks.is_main:
@@ -146,12 +161,21 @@ class Trainer:
                 self._end_iteration()
             elif self.config.training.checkpoint_interval and self.step % self.config.training.checkpoint_interval == 0:
                 self.save()
-            if self.interrupted:
-                self.save()
-                raise KeyboardInterrupt
+            self._leave_if_asked()
+        self.agreement.close()
         if self.ranks.is_main:
+            self.control.check()
             save_weights(self.model, self.folder / "last.safetensors")
         return Outcome(self.step, self.best_value, self.best_step, self.stopped)
+
+    def _leave_if_asked(self) -> None:
+        wish = self.agreement.reach(self.control.wish())
+        if wish == Leave.NO:
+            return
+        self.agreement.close()
+        if wish == Leave.AFTER_SAVING:
+            self.save()
+        raise Left(self.step, saved=wish == Leave.AFTER_SAVING)
 
     def train_step(self) -> None:
         """One optimizer step: every slot takes one ACT segment."""
@@ -253,10 +277,12 @@ class Trainer:
             if self.ranks.is_main:
                 temporary = self.folder / ".best.safetensors"
                 save_weights(self.model, temporary)
+                self.control.check()
                 temporary.replace(self.folder / "best.safetensors")
 
     def _record(self, values: dict[str, float]) -> None:
         if self.ranks.is_main:
+            self.control.check()
             self.recorder.metrics(self.step, values)
 
     def _take_time(self, training: bool) -> None:
@@ -274,7 +300,8 @@ class Trainer:
         state = self.state_dict()
         self._refuse_divergence("the sum of the training losses", float(state["window"][0].sum()))
         if self.ranks.is_main:
-            checkpoint.save(self.folder / "checkpoints", self.step, state, self.config.training.keep_checkpoints)
+            keep = self.config.training.keep_checkpoints
+            checkpoint.save(self.folder / "checkpoints", self.step, state, keep, self.control.check)
         self.ranks.wait()
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hrm_lab.errors import ConfigError
 from hrm_lab.manifest import load_manifest
 from hrm_lab.run_folder import COMPLETED, FAILED
 from hrm_lab.sweep.local import job_limit
-from hrm_lab.tracking.recorder import read_journal
+from hrm_lab.tracking.journal import read_journal
 from hrm_lab.tracking.store import Store
 from tests.small import small_config
 

@@ -20,6 +20,7 @@ from hrm_lab.stopping.patience import Patience
 from hrm_lab.training import checkpoint
 from hrm_lab.training.distributed import connect
 from hrm_lab.training.evaluation import evaluate
+from hrm_lab.training.protocols import Uncontrolled
 from hrm_lab.training.trainer import Trainer, TrainingDiverged
 from tests.small import Memory, small_config
 
@@ -28,7 +29,8 @@ def make_trainer(config: Config, folder: Path) -> tuple[Trainer, Memory]:
     folder.mkdir(parents=True, exist_ok=True)
     memory = Memory()
     dataset = ensure_dataset(config.data, config.paths.data)
-    return Trainer(config, dataset, folder, memory, Patience(config.stopping), connect(config.training)), memory
+    ranks = connect(config.training)
+    return Trainer(config, dataset, folder, memory, Patience(config.stopping), ranks, Uncontrolled()), memory
 
 
 def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -1,0 +1,300 @@
+"""The run folder is the truth and MLflow its mirror: all that the store holds is derived from files.
+
+A training writes files and never waits for a server, nor imports MLflow; a process of its own (`python -m
+hrm_lab.mirror FOLDER ATTEMPT`) loads MLflow while the training loads torch, follows the folder and sends what is new.
+Sending again sends nothing twice: what the store holds already is asked of the store, also after every failure.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hrm_lab import config as schema
+from hrm_lab.config import Config
+from hrm_lab.logs import log_to_console
+from hrm_lab.run_folder import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LOST,
+    PENDING,
+    STOPPED,
+    TIMEOUT,
+    Point,
+    RunFolder,
+    write_json,
+)
+from hrm_lab.tracking.journal import JournalReader
+from hrm_lab.tracking.provenance import PACKAGE
+from hrm_lab.tracking.store import MAX_METRICS, REASON, SIGNATURE, SWEEP, Store
+
+log = logging.getLogger("hrm_lab")
+MAX_TAG = 5000  # characters of a tag that every MLflow store takes
+DRAIN_S = 60.0  # how long the end of a run waits for the store to take the rest
+STATUS = {
+    COMPLETED: "FINISHED",
+    STOPPED: "FINISHED",
+    FAILED: "FAILED",
+    INTERRUPTED: "KILLED",
+    CANCELLED: "KILLED",
+    TIMEOUT: "KILLED",
+    LOST: "KILLED",
+}
+# MLflow's own client would try for four minutes; here a failed round is simply tried again.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+class Mirror:
+    """Makes one run of the store equal to one run folder, as far as it has got.
+
+    Args:
+        may_write: asked before anything is sent; a replaced attempt's mirror must not send.
+    """
+
+    def __init__(self, folder: RunFolder, may_write: Callable[[], bool] = lambda: True) -> None:
+        self.folder, self.may_write = folder, may_write
+        self.config: Config = folder.config()
+        # OUTPUTS as it is seen from here, which need not be the path that the config was made with.
+        self.outputs = folder.path.parents[1]
+        self._store: Store | None = None
+        self._run_id = ""
+        self._known: dict[str, int] = {}
+        self._reader = JournalReader(folder.journal)
+        self._unsent: list[tuple[str, float, int, int]] = []
+        self._shown: str | None = None  # the status that the store shows
+
+    def sync(self) -> None:
+        """Send what is new. Raises what MLflow raises; then the next call begins with asking what has arrived."""
+        if not self.may_write():
+            return
+        try:
+            if self._store is None:
+                self._store = Store.open(self.config.tracking, self.outputs)
+                self._run_id = self._find_or_create(self._store)
+                self._known = self._store.last_steps(self._run_id)
+                self._reader, self._unsent = JournalReader(self.folder.journal), []
+            self._describe_data(self._store)
+            self._send_metrics(self._store)
+            self._send_state(self._store)
+        except Exception:
+            self._store = None  # asked afresh: a request that got no answer may have been stored
+            raise
+
+    def _find_or_create(self, store: Store) -> str:
+        """By the id that the folder remembers, else by signature: a kill in between makes no second one."""
+        written = self.folder.tracked
+        known = written is not None and written["uri"] == store.uri and store.exists(written["run_id"])
+        described = (self.folder.path / "provenance.json").stat().st_mtime_ns  # written anew when a run starts afresh
+        if written is not None and known and written["described"] == described:
+            return str(written["run_id"])
+        signature = self.folder.path.name
+        run_id = str(written["run_id"]) if written and known else store.find_run(signature)
+        run_id = run_id or self._create(store, signature)
+        self._describe(store, run_id)
+        facts = {"uri": store.uri, "run_id": run_id, "described": described}
+        write_json(self.folder.path / "tracking.json", facts)
+        return run_id
+
+    def _create(self, store: Store, signature: str) -> str:
+        point, source = self.folder.point(), self.folder.provenance()
+        tags = {
+            SIGNATURE: signature,
+            "hrm_lab.seed": str(self.config.seed),
+            "hrm_lab.dirty": str(source.dirty).lower(),
+            "hrm_lab.host": source.host,
+            "mlflow.source.name": "hrm-lab",
+            "mlflow.source.git.commit": source.commit,
+            "mlflow.source.git.branch": source.branch,
+            "mlflow.note.content": _description(self.config, point),
+        }
+        parent = None
+        if point.sweep:
+            tags[SWEEP] = point.sweep
+            parent = store.sweep_run(point.sweep, self.config.question)
+        return store.create_run(point.label, tags, parent)
+
+    def _describe(self, store: Store, run_id: str) -> None:
+        """Params and the files that it takes to run it again."""
+        store.log_params(run_id, {key: value for key, value, meta in schema.settings(self.config) if meta.identity})
+        point, source = self.folder.point(), self.folder.provenance()
+        store.log_text(run_id, yaml.safe_dump(schema.to_dict(self.config), sort_keys=False), "config/config.yaml")
+        store.log_text(run_id, yaml.safe_dump(point.overrides), "config/overrides.yaml")
+        store.log_text(run_id, json.dumps(source.to_dict(), indent=1), "code/provenance.json")
+        if source.diff:
+            store.log_text(run_id, source.diff + "\n", "code/uncommitted.patch")
+        freeze = "".join(f"{name}=={version}\n" for name, version in source.packages.items())
+        store.log_text(run_id, freeze, "code/requirements.txt")
+
+    def _describe_data(self, store: Store) -> None:
+        """Tie the dataset to the run, by its fingerprint, once."""
+        info = self.folder.dataset_info()
+        tracked = self.folder.tracked or {}
+        if info is None or tracked.get("fingerprint") == info["fingerprint"]:
+            return
+        store.log_dataset(self._run_id, info["name"], info["fingerprint"], info["folder"], json.dumps(info["counts"]))
+        store.set_tags(self._run_id, {"hrm_lab.data_fingerprint": info["fingerprint"]})
+        store.log_file(self._run_id, Path(info["folder"]) / "dataset.json", "data")
+        write_json(self.folder.path / "tracking.json", tracked | {"fingerprint": info["fingerprint"]})
+
+    def _send_metrics(self, store: Store) -> None:
+        for entry in self._reader.new_entries():
+            for key, value in entry.get("metrics", {}).items():
+                # What a killed attempt had sent beyond its last checkpoint comes again with the same steps.
+                if entry["step"] > self._known.get(key, -1):
+                    self._known[key] = entry["step"]
+                    self._unsent.append((key, value, entry["ms"], entry["step"]))
+        while self._unsent and self.may_write():
+            store.log_metrics(self._run_id, self._unsent[:MAX_METRICS])
+            del self._unsent[:MAX_METRICS]
+
+    def _send_state(self, store: Store) -> None:
+        """Status and reason; with a finished run its weights, pictures and log."""
+        state = self.folder.state
+        if state is None or state.status == self._shown or self._unsent or not self.may_write():
+            return
+        if state.status in FINISHED:
+            self._send_results(store)
+        status = STATUS.get(state.status)
+        if state.detail:
+            store.set_tags(self._run_id, {REASON: state.detail[:MAX_TAG]})
+        else:
+            store.delete_tag(self._run_id, REASON)  # an earlier attempt's
+        store.set_status(self._run_id, status or "RUNNING")
+        self._shown = state.status
+
+    def _send_results(self, store: Store) -> None:
+        from hrm_lab.analysis.figures import draw_learning_curves  # only now: a training imports this module
+        from hrm_lab.analysis.frames import journal_curves
+
+        curves = self.folder.path / "learning_curves.png"
+        draw_learning_curves({self.folder.point().label: journal_curves(self.folder.journal)}, curves)
+        for file, place in (
+            (self.folder.path / "best.safetensors", "weights"),
+            (self.folder.path / "last.safetensors", "weights"),
+            (curves, "figures"),
+            (self.folder.log, None),
+        ):
+            if file.exists():
+                store.log_file(self._run_id, file, place)
+        state = self.folder.state
+        if state is not None and state.best_step is not None:
+            store.set_tags(self._run_id, {"hrm_lab.best_step": str(state.best_step)})
+
+
+def sync(folder: RunFolder) -> None:
+    """Bring the store up to what the folder holds, once. Raises what MLflow raises."""
+    if folder.config().tracking.enabled:
+        Mirror(folder).sync()
+
+
+def sync_or_warn(folder: RunFolder) -> None:
+    """Like `sync`, for callers who have more important things to do than to fail over a server."""
+    try:
+        sync(folder)
+    except Exception as error:
+        log.warning("%s: the tracking store could not be told (%s)", folder.path, _one_line(error))
+
+
+@contextmanager
+def mirrored(folder: RunFolder, attempt: int) -> Iterator[None]:
+    """A mirror process for as long as the run lasts; at the end it gets some time to send the rest."""
+    config = folder.config().tracking
+    if not config.enabled:
+        yield
+        return
+    # The code of this process (-P: and not what lies in the current folder).
+    command = [sys.executable, "-P", "-m", "hrm_lab.mirror", str(folder.path), str(attempt)]
+    code = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # A group of its own: Ctrl-C and SLURM's signals are for the training, which ends the mirror by closing its input.
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, process_group=0, env=IMPATIENT | os.environ | {"PYTHONPATH": code}
+    )
+    try:
+        yield
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            complete = process.wait(timeout=DRAIN_S) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            complete = False
+        if not complete:
+            log.warning(
+                "the tracking store did not take everything; the numbers are safe in %s\n"
+                "  way out: `hrm-lab sync %s` once the server is back",
+                folder.journal,
+                folder.point().sweep or folder.path,
+            )
+
+
+def follow(folder: RunFolder, attempt: int) -> bool:
+    """Mirror a folder until standard input is closed; whether the store has everything."""
+    newer = folder.attempts.path_of(attempt + 1)
+    mirror = Mirror(folder, may_write=lambda: not newer.exists())
+    interval = mirror.config.tracking.flush_interval
+    deadline: float | None = None
+    while True:
+        closed = deadline is not None or bool(select.select([sys.stdin], [], [], interval)[0])
+        if closed and deadline is None:
+            deadline = time.monotonic() + DRAIN_S
+        if not mirror.may_write():
+            return True
+        state = folder.state
+        if state is None or state.status == PENDING:  # not begun yet, or refused before it began: nothing to tell
+            if closed:
+                return True
+            continue
+        try:
+            mirror.sync()
+        except Exception as error:
+            log.warning("the tracking store does not take the run (%s); training goes on", _one_line(error))
+            if deadline is not None and time.monotonic() + interval > deadline:
+                return False
+            if closed:
+                time.sleep(interval)
+            continue
+        if closed:
+            return True
+
+
+def _description(config: Config, point: Point) -> str:
+    model, training = config.model, config.training
+    return (f"{config.question}\n\n" if config.question else "") + (
+        f"HRM with {model.H_cycles} x {model.L_cycles} cycles, at most {model.halt_max_steps} ACT steps, "
+        f"{model.H_layers} + {model.L_layers} layers of width {model.hidden_size}, on {config.data.name} "
+        f"(batch {training.global_batch_size}, {training.epochs} epochs, seed {config.seed})."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text: Any = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def main() -> None:
+    """`python -m hrm_lab.mirror FOLDER ATTEMPT`, started by the training with a pipe as standard input."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    log_to_console()
+    sys.exit(0 if follow(RunFolder(Path(sys.argv[1])), int(sys.argv[2])) else 1)
+
+
+if __name__ == "__main__":
+    main()
