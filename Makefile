@@ -8,12 +8,18 @@ PORT ?= 5000
 # Choice of interpreter: PYTHON=... wins; the development machines have a CPU build of torch for 3.11 only.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# On a machine that is no part of a cluster, the development cluster of `make cluster-up` is meant.
+DEV_CLUSTER := $(or $(HRM_CLUSTER_DIR),/tmp/hrm-lab-cluster)/etc/slurm.conf
+ifeq ($(SLURM_CONF)$(wildcard /etc/slurm/slurm.conf),)
+export SLURM_CONF := $(wildcard $(DEV_CLUSTER))
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep compare ui config data test check format cluster-up cluster-down clean
+.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry sweeps sync compare ui server config data \
+	test test-slurm check format cluster-up cluster-down clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+: .*## |^[a-z-]+:  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
 		| awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## make .venv and install everything into it
@@ -32,16 +38,47 @@ demo: $(STAMP)  ## train a 2x2 grid of small HRMs on this machine's cores and co
 train: $(STAMP)  ## train one model: make train ARGS="model=hrm_tiny data=sudoku_4x4"
 	@$(BIN)/hrm-lab train $(ARGS)
 
-sweep: $(STAMP)  ## run an experiment's grid: make sweep EXP=demo ARGS="seed=0,1,2"
+sweep: $(STAMP)  ## run an experiment's grid: make sweep EXP=demo [ON=slurm] [ARGS="seed=0,1,2 --wait"]
 	@test -n "$(EXP)" || { echo "error: which experiment? way out: make sweep EXP=NAME, a file of experiments/"; exit 1; }
-	@$(BIN)/hrm-lab sweep $(EXP) $(ARGS)
+	@$(BIN)/hrm-lab sweep $(EXP) $(if $(ON),--on $(ON)) $(ARGS)
 
-compare: $(STAMP)  ## compare a sweep's points, best first: make compare SWEEP=demo
-	@test -n "$(SWEEP)" || { echo "error: which sweep? way out: make compare SWEEP=NAME"; exit 1; }
+# The verbs for a sweep that is under way.
+need-sweep:
+	@test -n "$(SWEEP)" || { echo "error: which sweep? way out: make $(MAKECMDGOALS) SWEEP=NAME; make sweeps lists them"; exit 1; }
+
+status: $(STAMP) need-sweep  ## where every point of a sweep stands: make status SWEEP=demo
+	@$(BIN)/hrm-lab status $(SWEEP) --outputs "$(OUTPUTS)"
+
+watch: $(STAMP) need-sweep  ## the same, live, until the last point has ended; Ctrl-C leaves the jobs running
+	@$(BIN)/hrm-lab watch $(SWEEP) --outputs "$(OUTPUTS)"
+
+logs: $(STAMP) need-sweep  ## follow a log: make logs SWEEP=demo [POINT="H_cycles=1 L_cycles=2"]
+	@$(BIN)/hrm-lab logs $(SWEEP) $(if $(POINT),"$(POINT)") --outputs "$(OUTPUTS)"
+
+cancel: $(STAMP) need-sweep  ## end a sweep's jobs (or one POINT's); running ones save first
+	@$(BIN)/hrm-lab cancel $(SWEEP) $(if $(POINT),"$(POINT)") --outputs "$(OUTPUTS)"
+
+resume: $(STAMP) need-sweep  ## go on with what was cancelled, lost, timed out or held
+	@$(BIN)/hrm-lab resume $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+
+retry: $(STAMP) need-sweep  ## run failed points again, with the code as it is now
+	@$(BIN)/hrm-lab retry $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+
+sync: $(STAMP) need-sweep  ## send to the tracking store what it has missed of a sweep
+	@$(BIN)/hrm-lab sync $(SWEEP) --outputs "$(OUTPUTS)"
+
+sweeps: $(STAMP)  ## list all sweeps with the states of their points
+	@$(BIN)/hrm-lab sweeps --outputs "$(OUTPUTS)"
+
+compare: $(STAMP) need-sweep  ## compare a sweep's points, best first: make compare SWEEP=demo
 	@$(BIN)/hrm-lab compare $(SWEEP) --outputs "$(OUTPUTS)"
 
 ui: $(STAMP)  ## open the MLflow UI on this machine (PORT=5000)
 	@$(BIN)/hrm-lab ui --outputs "$(OUTPUTS)" --port $(PORT)
+
+server: $(STAMP)  ## serve this folder's runs to other machines: make server HOST=ADDRESS [PORT=5000]
+	@test -n "$(HOST)" || { echo "error: which address? way out: make server HOST=ADDRESS, one that the nodes reach"; exit 1; }
+	@$(BIN)/hrm-lab server --host $(HOST) --port $(PORT) --outputs "$(OUTPUTS)"
 
 config: $(STAMP)  ## list every setting with its value, unit, range and meaning
 	@$(BIN)/hrm-lab config $(ARGS)
@@ -51,6 +88,9 @@ data: $(STAMP)  ## build a dataset: make data ARGS="data=sudoku_9x9"
 
 test: $(STAMP)  ## the whole test suite (ARGS for pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slurm: $(STAMP) cluster-up  ## the tests on a real SLURM cluster on this machine (root)
+	@$(BIN)/python -m pytest tests/slurm $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, and who may import whom
 	@$(BIN)/ruff check .

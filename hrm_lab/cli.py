@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import socket
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hrm_lab.errors import ConfigError, PointFailed, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
 
@@ -53,15 +57,33 @@ def train(overrides: Overrides = None) -> None:
 def sweep(
     experiment: Annotated[str, typer.Argument(help="a file of experiments/, without .yaml")],
     overrides: Overrides = None,
+    on: Annotated[
+        str, typer.Option(help="where: local, local_gpu, slurm, or another file of conf/hydra/launcher")
+    ] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="on SLURM: stay, show progress, and compare at the end")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and do nothing")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run points that failed before again")] = False,
+    no_canary: Annotated[bool, typer.Option("--no-canary", help="on SLURM: do not try point 0 first")] = False,
 ) -> None:
-    """Run an experiment's grid: a Hydra multirun that skips the points that are done. Ends with the comparison."""
+    """Run an experiment's grid: a Hydra multirun that skips the points that are done. SLURM gets it and goes on alone."""
     from hrm_lab.compose import CONF, sweep_place
 
     known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
     if experiment not in known:
         raise ConfigError("experiment", experiment, "no such file in experiments/", f"one of {', '.join(known)}")
     asked = [f"+experiment={experiment}", *(overrides or [])]
-    outputs, name = sweep_place(asked)
+    asked += [f"hydra/launcher={on}"] if on else []
+    asked += [
+        f"hydra.launcher.{key}=true"
+        for key, wanted in {
+            "wait": wait,
+            "dry_run": dry_run,
+            "rerun_failed": retry_failed,
+        }.items()
+        if wanted
+    ]
+    asked += ["hydra.launcher.canary=false"] if no_canary else []
+    outputs, name, launcher = sweep_place(asked)
     from hrm_lab import hydra_app
     from hrm_lab.logs import log_to_console
 
@@ -71,11 +93,126 @@ def sweep(
     except PointFailed:
         show_comparison(name, outputs)
         raise
+    if launcher.get("dry_run"):
+        return
+    if launcher.get("wait", True):
+        show_comparison(name, outputs)
+    else:
+        place = "" if outputs == Path("outputs") else f" --outputs {shlex.quote(str(outputs))}"
+        typer.echo(f"status: hrm-lab status {name}{place}    live: hrm-lab watch {name}{place}")
+
+
+Sweep = Annotated[str, typer.Argument(help="the sweep")]
+Point = Annotated[str | None, typer.Argument(help="a point's label, a part of it that no other has, or its signature")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and do nothing")]
+
+
+@app.command()
+def status(name: Sweep, outputs: Outputs = Path("outputs")) -> None:
+    """Show where every point of a sweep stands, how far it has got, what it has cost, and why it failed."""
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.status import notes, status, status_table
+
+    manifest = load_manifest(outputs, name)
+    rows = status(manifest)
+    console = _console()
+    console.print(status_table(manifest, rows))
+    for note in notes(rows):
+        console.print(note, highlight=False, markup=False)
+
+
+@app.command()
+def watch(name: Sweep, outputs: Outputs = Path("outputs")) -> None:
+    """Show a sweep live until its last point has ended. Ctrl-C leaves the jobs running."""
+    from hrm_lab.logs import log_to_console
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.watch import watch
+
+    log_to_console()
+    watch(load_manifest(outputs, name))
     show_comparison(name, outputs)
 
 
 @app.command()
-def compare(name: Annotated[str, typer.Argument(help="the sweep")], outputs: Outputs = Path("outputs")) -> None:
+def logs(name: Sweep, point: Point = None, outputs: Outputs = Path("outputs")) -> None:
+    """Follow the log of a point: the one that is named, else the first that failed, else one that runs."""
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.control import log_file
+
+    path = log_file(load_manifest(outputs, name), point)
+    typer.echo(f"{path}:", err=True)
+    sys.stdout.flush()
+    follow = ["-F"] if sys.stdout.isatty() else []
+    os.execvp("tail", ["tail", "-n", "+1", *follow, str(path)])
+
+
+@app.command()
+def cancel(name: Sweep, point: Point = None, outputs: Outputs = Path("outputs")) -> None:
+    """End a sweep's jobs, or one point's; running ones save first, and `resume` goes on."""
+    from hrm_lab.logs import log_to_console
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.control import cancel
+
+    log_to_console()
+    ended = cancel(load_manifest(outputs, name), point)
+    typer.echo(f"{ended} points cancelled; `hrm-lab resume {name}` goes on" if ended else "nothing is on its way")
+
+
+@app.command()
+def resume(name: Sweep, dry_run: DryRun = False, outputs: Outputs = Path("outputs")) -> None:
+    """Go on with what was cancelled, lost, timed out, held or never submitted, with the code it was submitted with."""
+    from hrm_lab.logs import log_to_console
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.control import resume
+
+    log_to_console()
+    resume(load_manifest(outputs, name), dry_run)
+
+
+@app.command()
+def retry(name: Sweep, dry_run: DryRun = False, outputs: Outputs = Path("outputs")) -> None:
+    """Run failed points again, with the code as it is now."""
+    from hrm_lab.logs import log_to_console
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.control import retry
+
+    log_to_console()
+    retry(load_manifest(outputs, name), dry_run)
+
+
+@app.command()
+def sync(name: Sweep, outputs: Outputs = Path("outputs")) -> None:
+    """Send to the tracking store what it has missed of a sweep's runs."""
+    from hrm_lab.logs import log_to_console
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.control import sync
+
+    log_to_console()
+    sync(load_manifest(outputs, name))
+
+
+@app.command()
+def sweeps(outputs: Outputs = Path("outputs")) -> None:
+    """List all sweeps with the states of their points, newest first."""
+    from rich.table import Table
+
+    from hrm_lab.sweep.control import sweeps
+
+    table = Table("sweep", "on", "points", "states", "question", box=None)
+    for manifest, states in sweeps(outputs):
+        words = ", ".join(f"{number} {status}" for status, number in states.most_common())
+        table.add_row(manifest.name, manifest.launcher, str(len(manifest.grid())), words, manifest.question)
+    _console().print(table if table.row_count else f"no sweeps in {outputs} yet")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+@app.command()
+def compare(name: Sweep, outputs: Outputs = Path("outputs")) -> None:
     """Compare the points of a sweep, best first, and draw their learning curves."""
     show_comparison(name, outputs)
 
@@ -120,6 +257,29 @@ def ui(
     typer.echo(f"best runs first, with their curves: {store.ui_link(f'http://127.0.0.1:{port}')}")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # background jobs cost 900 MB and serve other uses
     command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+@app.command()
+def server(
+    host: Annotated[str, typer.Option(help="address that it listens on; jobs on other machines must reach it")],
+    outputs: Outputs = Path("outputs"),
+    port: Annotated[int, typer.Option(help="its port")] = 5000,
+) -> None:
+    """Serve the runs of this folder to other machines: what the jobs of a SLURM sweep log to. Ctrl-C ends it."""
+    from hrm_lab.config import TrackingConfig
+    from hrm_lab.tracking.store import Store
+
+    folder = outputs.resolve()
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # that is the address which this server is about to have
+    Store.open(TrackingConfig(), folder)
+    names = f"{host},{host}:{port},{socket.gethostname()}:{port},localhost:{port},127.0.0.1:{port}"
+    typer.echo(f"tell the jobs: export MLFLOW_TRACKING_URI=http://{host}:{port}\nanyone who reaches it can write to it")
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", (folder / "artifacts").as_uri(), "--allowed-hosts", names]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", *command])
 
@@ -177,8 +337,8 @@ def main() -> None:
         text = f"error: {error.filename}: {error.strerror}\n  way out: take another folder with paths.outputs=FOLDER"
         typer.secho(text, fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("interrupted: the same command goes on where it stopped", err=True)
+    except KeyboardInterrupt as left:
+        typer.secho(str(left) or "interrupted: the same command goes on where it stopped", err=True)
         sys.exit(130)
 
 

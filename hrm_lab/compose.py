@@ -48,22 +48,26 @@ def compose_config(overrides: Sequence[str]) -> Config:
     return to_config(_compose(overrides))
 
 
-def sweep_place(overrides: Sequence[str]) -> tuple[Path, str]:
-    """Outputs folder and name of the sweep that a multirun with these overrides makes, its points left unchecked."""
+def sweep_place(overrides: Sequence[str]) -> tuple[Path, str, dict[str, Any]]:
+    """Outputs folder, name and launcher settings of the sweep that a multirun with these overrides makes.
+
+    Its points are left unchecked.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except PARSE_ERRORS as error:
         raise explain(error, overrides) from error
     fixed = [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
-    composed = _compose(fixed)
-    return Path(composed.paths.outputs), str(composed.name)
+    composed = _compose(fixed, with_hydra=True)
+    launcher: Any = OmegaConf.to_container(composed.hydra.launcher)
+    return Path(composed.paths.outputs), str(composed.name), launcher
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
+            return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
     except PARSE_ERRORS as error:
         raise explain(error, overrides) from error
 

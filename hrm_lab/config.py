@@ -48,6 +48,8 @@ def setting(
     `low` and `high` are both inclusive.
     """
     meta = Setting(help, unit, low, high, choices, identity)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"setting": meta})
     return field(default=default, metadata={"setting": meta})
 
 
@@ -214,28 +216,6 @@ class Config:
 
 
 DATA_TASKS: dict[str, type[DataConfig]] = {"sudoku": SudokuDataConfig}
-
-
-@dataclass
-class LocalLauncherConfig:
-    """`hydra/launcher=local`: submitit's local executor with a limit on how many jobs run together."""
-
-    _target_: str = "hydra_plugins.hrm_lab_plugins.launcher.LocalLauncher"
-    max_parallel_jobs: Optional[int] = setting(
-        None, "jobs that run together; null = cores // (processes_per_job * training.threads)", unit="jobs", low=1
-    )
-    processes_per_job: int = setting(1, "data-parallel processes of one job", unit="processes", low=1)
-    gpus_per_job: int = setting(0, "GPUs given to one job; 0 = it sees none", unit="GPUs", low=0)
-    timeout_min: int = setting(24 * 60, "time limit of one job", unit="min", low=1)
-    rerun_failed: bool = setting(True, "run points that failed before again")
-
-
-@dataclass
-class GridSweeperConfig:
-    """`hydra/sweeper=grid`: the product of every swept key."""
-
-    _target_: str = "hydra_plugins.hrm_lab_plugins.sweeper.GridSweeper"
-    params: Optional[dict[str, Any]] = None  # swept keys of an experiment: KEY: CHOICES in Hydra's grammar
 
 
 # --------------------------------------------------------------------------------------------- reading

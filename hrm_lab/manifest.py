@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hrm_lab.config import Config
 from hrm_lab.errors import ConfigError, RunError
@@ -15,21 +16,24 @@ from hrm_lab.run_folder import Point, RunFolder
 
 @dataclass(frozen=True)
 class Entry:
-    """One point of the grid and the run folder that answers it."""
+    """One point and the run folder that answers it. Points of an earlier grid stay."""
 
     label: str
     overrides: list[str]
     signature: str
+    in_grid: bool = True
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A sweep's points, in the order of the grid."""
+    """A sweep's points, in the order of the grid, and how they are run: `local` or `slurm`, with its settings."""
 
     name: str
     question: str
     outputs: str
     points: list[Entry]
+    launcher: str
+    settings: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -39,6 +43,10 @@ class Manifest:
     def runs(self) -> list[tuple[Entry, RunFolder]]:
         """Every point with its run folder."""
         return [(entry, RunFolder(Path(self.outputs) / "runs" / entry.signature)) for entry in self.points]
+
+    def grid(self) -> list[tuple[Entry, RunFolder]]:
+        """The points of the grid as it was last asked for."""
+        return [(entry, folder) for entry, folder in self.runs() if entry.in_grid]
 
     def save(self) -> None:
         """Write it, whole or not at all."""
@@ -67,15 +75,21 @@ def load_manifest(outputs: Path, name: str) -> Manifest:
             + (f"one of {', '.join(known)}" if known else "start one with `hrm-lab sweep NAME`")
         )
     values = json.loads(path.read_text())
-    return Manifest(values["name"], values["question"], values["outputs"], [Entry(**e) for e in values["points"]])
+    return Manifest(**(values | {"points": [Entry(**entry) for entry in values["points"]]}))
 
 
-def make_manifest(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> Manifest:
+def make_manifest(
+    configs: Sequence[Config], overrides: Sequence[Sequence[str]], launcher: str, settings: dict[str, Any]
+) -> Manifest:
     """The manifest of a grid; points that come to the same run are listed once.
+
+    Points that the sweep's earlier grid had and this one has not are kept, out of the grid: nothing that runs is ever
+    lost from sight.
 
     Args:
         configs: validated, one for each point.
         overrides: what makes each point, in the same order.
+        launcher, settings: how they are to be run.
 
     Raises:
         ConfigError: when the sweep's name cannot name a folder.
@@ -89,15 +103,27 @@ def make_manifest(configs: Sequence[Config], overrides: Sequence[Sequence[str]])
     for config, point in zip(configs, overrides, strict=True):
         signature = RunFolder.of(config).path.name
         entries.setdefault(signature, Entry(_label(point, varying) or first.name, list(point), signature))
-    return Manifest(first.name, first.question, str(outputs), list(entries.values()))
+    if (sweep_folder(outputs, first.name) / "manifest.json").exists():
+        for earlier in load_manifest(outputs, first.name).points:
+            entries.setdefault(earlier.signature, replace(earlier, in_grid=False))
+    return Manifest(first.name, first.question, str(outputs), list(entries.values()), launcher, settings)
 
 
-def prepare_points(manifest: Manifest, configs: Sequence[Config], signatures: set[str]) -> None:
-    """Write down, in the run folders of these signatures, what is to be run."""
-    by_signature = {RunFolder.of(config).path.name: config for config in configs}
+def prepare_points(
+    manifest: Manifest, configs: Mapping[str, Config], signatures: Sequence[str], submission: Path | None, per_task: int
+) -> None:
+    """Write down, in the run folders of these signatures, what is to be run.
+
+    Args:
+        configs: by signature.
+        submission: the folder of the submission that runs them, `per_task` of them in each of its tasks.
+    """
+    task_of = {signature: number // per_task for number, signature in enumerate(signatures)}
     for entry, folder in manifest.runs():
-        if entry.signature in signatures:
-            folder.prepare(by_signature[entry.signature], Point(entry.label, entry.overrides, manifest.name))
+        if entry.signature in task_of:
+            place = str(submission) if submission else None
+            point = Point(entry.label, entry.overrides, manifest.name, place, task_of[entry.signature])
+            folder.prepare(configs[entry.signature], point)
 
 
 def _varying_keys(overrides: Sequence[Sequence[str]]) -> set[str]:

@@ -23,7 +23,7 @@ def load_sweep(manifest: Manifest) -> pd.DataFrame:
     training sequences took before they halted; `samples_per_s`; `wall_s`; `state`; `detail` (why it failed or stopped
     early); `run_id`; `folder`. Points that have not been evaluated yet stand last.
     """
-    runs = manifest.runs()
+    runs = manifest.grid()
     rows = []
     for entry, folder in runs:
         state = _true_state(folder)
@@ -65,7 +65,7 @@ def journal_curves(path: Path) -> pd.DataFrame:
 
 def sweep_curves(manifest: Manifest) -> dict[str, pd.DataFrame]:
     """Curves of every point that has any, by label."""
-    curves = {entry.label: journal_curves(folder.journal) for entry, folder in manifest.runs()}
+    curves = {entry.label: journal_curves(folder.journal) for entry, folder in manifest.grid()}
     return {label: frame for label, frame in curves.items() if len(frame)}
 
 

@@ -5,44 +5,37 @@ The executor itself starts every job at once; here the next one starts when one 
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import submitit
 
-from hrm_lab.analysis.comparison import draw_sweep
-from hrm_lab.config import Config, LocalLauncherConfig, check_ranges, check_world_size
+from hrm_lab.config import Config, check_ranges, check_world_size
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.errors import ConfigError, PointFailed
+from hrm_lab.errors import ConfigError
+from hrm_lab.launchers import LocalLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
 from hrm_lab.progress import building
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import FAILED, FINISHED, PENDING, RUNNING, RunFolder
-from hrm_lab.sweep.plan import decide
+from hrm_lab.run_folder import FAILED, PENDING, RUNNING, RunFolder
+from hrm_lab.sweep.closing import close_sweep, open_sweep
+from hrm_lab.sweep.plan import make_plan, show_plan
+from hrm_lab.sweep.results import Result, result
+from hrm_lab.sweep.submission import THREAD_VARIABLES
 from hrm_lab.sweep.watch import watcher
 from hrm_lab.sweep.worker import work
-from hrm_lab.tracking.store import Store, refuse_silent_server
+from hrm_lab.tracking.store import refuse_silent_server
 
 log = logging.getLogger("hrm_lab")
 POLL_S = 0.5
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a point ended; one that another process is still training has no value yet and no error either."""
-
-    folder: Path
-    best_value: float | None
-    error: PointFailed | None
 
 
 def run_sweep(
@@ -57,38 +50,33 @@ def run_sweep(
     Raises:
         UserError: before anything is built or started, when the sweep cannot be run as it is.
     """
-    limit = job_limit(configs, launcher)
-    refuse_silent_server(configs[0].tracking)
-    manifest = make_manifest(configs, overrides)
-    _build_data(configs)
+    manifest = make_manifest(configs, overrides, "local", dataclasses.asdict(launcher))
+    run_again(manifest, {RunFolder.of(config).path.name: config for config in configs}, launcher)
+    return [result(RunFolder.of(config), waited=not launcher.dry_run) for config in configs]
+
+
+def run_again(manifest: Manifest, configs: Mapping[str, Config], launcher: LocalLauncherConfig) -> None:
+    """Run what is not done yet of a sweep's points.
+
+    Args:
+        configs: by signature; points without one are left alone.
+    """
+    some = next(iter(configs.values()))
+    limit = job_limit(list(configs.values()), launcher)
+    plan = [item for item in make_plan(manifest, launcher.rerun_failed) if item[0].signature in configs]
+    show_plan(plan)
+    if launcher.dry_run:
+        return
+    refuse_silent_server(some.tracking)
+    _build_data(list(configs.values()))
     manifest.save()
-    with _tracked_sweep(configs[0], manifest):
-        _run_points(manifest, configs, launcher, limit)
-    return [_result(RunFolder.of(config)) for config in configs]
-
-
-def _run_points(manifest: Manifest, configs: Sequence[Config], launcher: LocalLauncherConfig, limit: int) -> None:
-    """Run what is not done yet."""
-    plan = [
-        (entry, folder, decide(folder.state, folder.attempts.is_alive(), launcher.rerun_failed))
-        for entry, folder in manifest.runs()
-    ]
-    for entry, _, action in plan:
-        log.info("  %-40s %s", entry.label, action.value)
     todo = [(entry, folder) for entry, folder, action in plan if action.submits]
     if todo:
-        prepare_points(manifest, configs, {entry.signature for entry, _ in todo})
-        log.info("%d of %d points to run, %d at a time", len(todo), len(plan), min(limit, len(todo)))
-        _Pool(manifest, launcher, configs[0].training.threads, limit).run(todo)
-
-
-def _result(folder: RunFolder) -> Result:
-    state = folder.state
-    if state is not None and (state.status in FINISHED or folder.attempts.is_alive()):
-        return Result(folder.path, state.best_value, None)
-    word = f"{state.status.lower()}: {state.detail}" if state else "never started"
-    label = folder.point().label if state else folder.path.name
-    return Result(folder.path, None, PointFailed(f"{label} {word}\n  log: {folder.log}"))
+        prepare_points(manifest, configs, [entry.signature for entry, _ in todo], None, 1)
+    with _tracked_sweep(manifest):
+        if todo:
+            log.info("%d of %d points to run, %d at a time", len(todo), len(plan), min(limit, len(todo)))
+            _Pool(manifest, launcher, some.training.threads, limit).run(todo)
 
 
 def job_limit(configs: Sequence[Config], launcher: LocalLauncherConfig) -> int:
@@ -133,22 +121,15 @@ def _build_data(configs: Sequence[Config]) -> None:
 
 
 @contextmanager
-def _tracked_sweep(config: Config, manifest: Manifest) -> Iterator[None]:
-    """Make database, experiment and parent run once, before any job asks for them; close the parent truthfully."""
-    if not config.tracking.enabled:
-        yield
-        return
-    store = Store.open(config.tracking, Path(config.paths.outputs))
-    run_id = store.sweep_run(manifest.name, manifest.question)
-    store.set_status(run_id, "RUNNING")
-    store.log_file(run_id, manifest.folder / "manifest.json")
+def _tracked_sweep(manifest: Manifest) -> Iterator[None]:
+    """Open the sweep's own run before any job asks for it, and close it truthfully."""
+    open_sweep(manifest)
     try:
         yield
-        store.log_file(run_id, draw_sweep(manifest), "figures")
     except BaseException:
-        store.set_status(run_id, "KILLED")
+        close_sweep(manifest, "KILLED")
         raise
-    store.set_status(run_id, "FINISHED")
+    close_sweep(manifest, "FINISHED")
 
 
 class _Pool:

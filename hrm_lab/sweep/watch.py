@@ -6,15 +6,20 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import RUNNING, RunFolder
+from hrm_lab.sweep.status import notes, status, status_table, summary
 from hrm_lab.tracking.journal import JournalReader
 
 log = logging.getLogger("hrm_lab")
 PLAIN_PAUSE = 10.0  # seconds between plain lines
+SLURM_PAUSE = 3.0  # seconds between two looks at SLURM
 
 
 class _Watched:
@@ -100,6 +105,33 @@ class _Lines:
                 parts.append(f"{point.label}: step {point.step}/{point.total}{exact}")
         if parts:
             log.info("%s", " | ".join(parts))
+
+
+def watch(manifest: Manifest) -> None:
+    """Show a sweep that SLURM runs until no point of it is on its way any more.
+
+    Raises:
+        KeyboardInterrupt: with the word that the jobs go on.
+    """
+    console = Console(stderr=True)
+    try:
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            said = ""
+            while True:
+                rows = status(manifest)
+                if live is not None:
+                    live.update(Group(status_table(manifest, rows), *notes(rows)), refresh=True)
+                elif (now := summary(rows)) != said:
+                    log.info("%s: %s", manifest.name, now)
+                    said = now
+                if not any(row.standing.is_active for row in rows):
+                    return
+                time.sleep(SLURM_PAUSE)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the jobs go on without this terminal; `hrm-lab watch {manifest.name}` comes back to them, "
+            f"`hrm-lab cancel {manifest.name}` ends them"
+        ) from None
 
 
 @contextmanager

@@ -85,3 +85,21 @@ class JournalRecorder:
 
     def tick(self, step: int) -> None:
         """Nothing to record."""
+
+
+TAIL_BYTES = 16384
+
+
+def read_ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The first entry, and as many of the last ones as fit into a few kilobytes: enough for where a run stands."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    # Without what is cut at the beginning, and the line at the end that is still being written.
+    whole = lines[1 if size > TAIL_BYTES else 0 : -1]
+    return ([json.loads(first)] if first.endswith(b"\n") else []), [json.loads(line) for line in whole]

@@ -85,6 +85,7 @@ def tree_of_worktree(scratch: Path) -> tuple[str, dict[str, str]]:
     """
     top = Path(git("rev-parse", "--show-toplevel"))
     objects = Path(git("rev-parse", "--path-format=absolute", "--git-path", "objects"))
+    (scratch / "objects").mkdir()
     variables = {
         "GIT_INDEX_FILE": str(scratch / "index"),
         "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from hrm_lab.analysis.frames import load_sweep, sweep_curves
-from hrm_lab.config import LocalLauncherConfig, TrackingConfig
+from hrm_lab.config import TrackingConfig
 from hrm_lab.errors import ConfigError
+from hrm_lab.launchers import LocalLauncherConfig
 from hrm_lab.manifest import load_manifest
 from hrm_lab.run_folder import COMPLETED, FAILED
 from hrm_lab.sweep.local import job_limit

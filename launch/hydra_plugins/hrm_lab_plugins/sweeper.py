@@ -9,10 +9,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.hrm_lab_plugins.launcher import LocalLauncher
+from hydra_plugins.hrm_lab_plugins.launcher import LocalLauncher, SlurmLauncher
 from omegaconf import DictConfig
 
-from hrm_lab.config import GridSweeperConfig
+from hrm_lab.launchers import GridSweeperConfig
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConfig, provider="hrm_lab")
 
@@ -36,7 +36,7 @@ class GridSweeper(Sweeper):
 
         loader = self.hydra_context.config_loader
         points = expand(self.params, arguments, loader)
-        if not isinstance(self.launcher, LocalLauncher):  # which checks them itself
+        if not isinstance(self.launcher, (LocalLauncher, SlurmLauncher)):  # which checks them itself
             compose_points(loader, self.config, points)
         results = self.launcher.launch(points, initial_job_idx=0)
         for result in results:

@@ -1,0 +1,195 @@
+"""What a SLURM job of a submission does.
+
+Its batch script starts `train` through srun, once for each process, and then `after`, which looks at how that ended and
+puts exactly this task back into the queue if a point of it is not done. `canary` trains two steps of the first point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import traceback
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
+
+from hrm_lab.attempts import Job, Superseded
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.progress import PlainProgress
+from hrm_lab.run import Recorders, Watch, close_dead_run, is_main_process, one_line, run
+from hrm_lab.run_folder import ENDED, FAILED, RunFolder, write_json
+from hrm_lab.sweep import slurm
+from hrm_lab.sweep.submission import Submission
+from hrm_lab.sweep.worker import join_processes
+from hrm_lab.tracking.store import refuse_silent_server
+from hrm_lab.training.protocols import Left
+
+log = logging.getLogger("hrm_lab")
+DONE, SOME_FAILED, UNFINISHED = 0, 1, 3  # exit status of a task
+CANARY_STEPS = 2
+
+
+def train(submission: Submission, task: int) -> int:
+    """Train the points of a task, one after the other or side by side; its exit status."""
+    launcher = submission.launcher
+    join_processes()
+    points = [folder for folder in submission.runs(task) if not _has_ended(folder)]
+    with Watch().listening() as watch:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, Watch.SIGNALS)
+        if launcher.points_at_once > 1:
+            _train_side_by_side(submission, points, watch)
+        else:
+            for number, folder in enumerate(points):
+                if not watch.asked:
+                    _next_port(number)
+                    _train_point(submission, folder, watch)
+    states = [folder.state for folder in submission.runs(task)]
+    if not all(_has_ended(folder) for folder in submission.runs(task)):
+        return UNFINISHED
+    if is_main_process():
+        from hrm_lab.sweep.closing import close_if_ended  # loads pandas and matplotlib
+
+        close_if_ended(submission.outputs, submission.sweep)
+    return SOME_FAILED if any(state is not None and state.status == FAILED for state in states) else DONE
+
+
+def _has_ended(folder: RunFolder) -> bool:
+    state = folder.state
+    return state is not None and state.status in ENDED
+
+
+def _train_point(submission: Submission, folder: RunFolder, watch: Watch) -> None:
+    """Train one point. However it ends, it is written down; the task's other points have their own lives."""
+    launcher = submission.launcher
+    gpus = launcher.nodes * launcher.gpus_per_node / launcher.points_at_once
+    job = Job(task_name(), _restart(), gpus, launcher.max_restarts)
+    try:
+        run(folder.config(), folder, PlainProgress(), watch, job, _is_over)
+    except Left:
+        pass
+    except Superseded as error:
+        log.warning("%s", error)
+    except Exception as error:
+        traceback.print_exc()
+        if is_main_process() and _has_ended(folder):
+            _count_failure(submission, folder, error)
+
+
+def _train_side_by_side(submission: Submission, points: list[RunFolder], watch: Watch) -> None:
+    """Several small points at once on the same GPU, each in a process of its own that was forked with torch loaded."""
+    import hrm_lab.training.trainer  # noqa: F401
+
+    fork = multiprocessing.get_context("fork")
+    waiting, running = list(points), list[ForkProcess]()
+    while running or (waiting and not watch.asked):
+        while waiting and len(running) < submission.launcher.points_at_once and not watch.asked:
+            child = fork.Process(target=_child, args=(submission, waiting.pop(0)))
+            child.start()
+            running.append(child)
+        wait([child.sentinel for child in running], timeout=1.0)
+        for child in running:
+            if watch.asked and child.pid is not None:
+                os.kill(child.pid, signal.SIGUSR2)  # SLURM may have told only the parent
+        running = [child for child in running if child.is_alive()]
+
+
+def _child(submission: Submission, folder: RunFolder) -> None:
+    with Watch().listening() as watch:
+        _train_point(submission, folder, watch)
+
+
+def _count_failure(submission: Submission, folder: RunFolder, error: Exception) -> None:
+    """Hold what has not started when several points have failed in the same place: it is no point's own failure."""
+    limit = submission.launcher.fail_fast
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    kind = hashlib.sha256(repr((type(error).__name__, frames)).encode()).hexdigest()[:12]
+    same = submission.folder / "failures" / kind
+    same.mkdir(parents=True, exist_ok=True)
+    (same / folder.path.name).touch()
+    count = sum(1 for _ in same.iterdir())
+    if limit is None or count < limit or (submission.folder / "held.json").exists():
+        return
+    log.error("%d points have failed with the same error; the rest is held", count)
+    write_json(submission.folder / "held.json", {"error": one_line(error), "points": count, "log": str(folder.log)})
+    slurm.hold(submission.job_ids)
+
+
+def after(submission: Submission, task: int, code: int) -> None:
+    """Look at how the task's processes ended; put the task back into the queue if a point of it is not done."""
+    points = [folder for folder in submission.runs(task) if not _has_ended(folder)]
+    queued = slurm.queue([task_name().partition("_")[0]]).get(task_name())
+    if not points or queued is None or queued.state != "RUNNING":
+        return  # all done, or SLURM itself is ending the task: cancelled, preempted, or requeued already
+    launcher, restart = submission.launcher, _restart()
+    began = any(
+        attempt.job.id == task_name() and attempt.job.restart == restart
+        for folder in points
+        for attempt in folder.attempts.all()
+    )
+    if not began and restart >= launcher.max_restarts:  # a loop that no attempt could count
+        for folder in points:
+            detail = f"its job ended {restart + 1} times before the training began, last with exit status {code}"
+            close_dead_run(folder, FAILED, f"{detail}; its output is {submission.log_of(task)}")
+    elif launcher.requeue:
+        log.info("not done (exit status %d): back into the queue", code)
+        slurm.requeue(task_name())
+
+
+def canary(submission: Submission) -> int:
+    """Train two steps of the first point where nothing of it counts: what would fail everywhere fails here, once."""
+    from hrm_lab.stopping.patience import Patience
+    from hrm_lab.training.distributed import connect
+    from hrm_lab.training.trainer import Trainer
+
+    join_processes()
+    folder = submission.folder / "canary"
+    folder.mkdir(exist_ok=True)
+    report = submission.folder / "canary.json"
+    log_file = submission.folder / "logs" / f"{os.environ['SLURM_JOB_ID']}_0_log.out"
+    try:
+        config = submission.runs(0)[0].config()
+        config.training.eval_first = False
+        refuse_silent_server(config.tracking)
+        ranks = connect(config.training)
+        dataset = ensure_dataset(config.data, config.paths.data)
+        with Watch().listening() as watch:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, Watch.SIGNALS)
+            trainer = Trainer(config, dataset, folder, Recorders([]), Patience(config.stopping), ranks, watch)
+            trainer.fit(last_step=CANARY_STEPS)
+        ranks.close()
+    except Left:
+        return UNFINISHED
+    except Exception as error:
+        traceback.print_exc()
+        write_json(report, {"ok": False, "detail": one_line(error), "log": str(log_file)})
+        return SOME_FAILED
+    if is_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(report, {"ok": True})
+    return DONE
+
+
+def task_name() -> str:
+    """This task as squeue writes it."""
+    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+
+
+def _restart() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
+def _is_over(job: Job) -> bool:
+    """Whether SLURM has done with another job, whatever its processes still do."""
+    try:
+        return job.id not in slurm.queue([job.id.partition("_")[0]])
+    except slurm.SlurmError:
+        return False
+
+
+def _next_port(number: int) -> None:
+    """Every run of a task makes its own process group, on a port of its own."""
+    if number and "MASTER_PORT" in os.environ:
+        os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)

@@ -1,0 +1,172 @@
+"""The status of a sweep: every point with its true state, how far it has got, and what it has cost."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from hrm_lab.manifest import Entry, Manifest
+from hrm_lab.run import close_dead_run
+from hrm_lab.run_folder import CANCELLED, COMPLETED, FAILED, LOST, RUNNING, TIMEOUT, RunFolder
+from hrm_lab.sweep.standing import Standing, look
+from hrm_lab.tracking.journal import read_ends
+
+SHOWN_METRICS = ("eval/exact_accuracy", "train/exact_accuracy", "train/lm_loss")  # the first that there is
+STYLES = {FAILED: "red", LOST: "red", TIMEOUT: "red", RUNNING: "cyan", COMPLETED: "green", CANCELLED: "yellow"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has got, from the two ends of its journal."""
+
+    step: int | None
+    total: int | None
+    metrics: dict[str, float]  # last value of each key
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of a sweep's status."""
+
+    entry: Entry
+    folder: RunFolder
+    standing: Standing
+    progress: Progress
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all attempts together, those that were lost included."""
+        return sum(attempt.gpu_seconds for attempt in self.standing.attempts) / 3600
+
+
+def status(manifest: Manifest) -> list[Row]:
+    """Every point: where it stands and how far it has got. Runs that died without a word are closed, also in MLflow."""
+    runs = manifest.runs()
+    standings = look([folder for _, folder in runs])
+    rows = []
+    for (entry, folder), standing in zip(runs, standings, strict=True):
+        if standing.status in (LOST, TIMEOUT, CANCELLED, FAILED):
+            _close(folder, standing)
+        rows.append(Row(entry, folder, standing, _progress(folder, standing)))
+    return rows
+
+
+def _close(folder: RunFolder, standing: Standing) -> None:
+    """Write down what was found out, if the run itself still says something else."""
+    state = folder.state
+    if state is not None and state.status != standing.status:
+        close_dead_run(folder, standing.status, standing.detail)
+
+
+def _progress(folder: RunFolder, standing: Standing) -> Progress:
+    first, last = read_ends(folder.journal)
+    total = first[0].get("total_steps") if first else None
+    begin = max((index for index, entry in enumerate(last) if "begin" in entry), default=-1)
+    steps = [(entry["step"], entry["ms"]) for entry in last[begin + 1 :] if "metrics" in entry]
+    metrics = {key: value for entry in last for key, value in entry.get("metrics", {}).items()}
+    step = steps[-1][0] if steps else (last[begin]["begin"] if begin >= 0 else None)
+    left = None
+    if standing.status == RUNNING and total and len(steps) > 1 and steps[-1][0] > steps[0][0]:
+        pace = (steps[-1][1] - steps[0][1]) / 1000 / (steps[-1][0] - steps[0][0])
+        left = pace * (total - steps[-1][0])
+    return Progress(step, total, metrics, left)
+
+
+def held_words(rows: Sequence[Row]) -> list[str]:
+    """Why the rest of the sweep does not start, and the way out, once for each submission that is held."""
+    words = []
+    for path in dict.fromkeys(filter(None, (submission_of(row.folder) for row in rows))):
+        canary, held = read_note(path / "canary.json"), read_note(path / "held.json")
+        if canary and not canary["ok"]:
+            words.append(
+                f"the canary failed, so nothing was started: {canary['detail']}\n  log: {canary['log']}\n"
+                "  way out: put it right, then `hrm-lab retry`"
+            )
+        if held:
+            words.append(
+                f"held: {held['points']} points failed with the same error: {held['error']}\n  log: {held['log']}\n"
+                "  way out: `hrm-lab resume` lets the rest run; `hrm-lab cancel` ends it; then `hrm-lab retry`"
+            )
+    return words
+
+
+def status_table(manifest: Manifest, rows: Sequence[Row]) -> Table:
+    """The rows as a table, in the order of the grid."""
+    table = Table(
+        title=f"{manifest.name}: {summary(rows)}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in ("point", "state"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("step", "last metric", "left", "GPU-h"):
+        table.add_column(heading, justify="right")
+    for heading in ("node", "job"):
+        table.add_column(heading)
+    for row in rows:
+        name = row.entry.label if row.entry.in_grid else f"{row.entry.label} (no longer in the grid)"
+        table.add_row(*(name, row.standing.status), *_figures(row), style=STYLES.get(row.standing.status))
+    return table
+
+
+def _figures(row: Row) -> tuple[str, str, str, str, str, str]:
+    progress, standing = row.progress, row.standing
+    key = next((key for key in SHOWN_METRICS if key in progress.metrics), None)
+    return (
+        "-" if progress.step is None else f"{progress.step}/{progress.total}",
+        "-" if key is None else f"{key} {progress.metrics[key]:.3g}",
+        "-" if progress.seconds_left is None else duration(progress.seconds_left),
+        f"{row.gpu_hours:.3f}",
+        standing.node,
+        standing.job or "",
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many points are in each state, and what they have cost together."""
+    counts = Counter(row.standing.status for row in rows)
+    words = ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    return f"{words}; {sum(row.gpu_hours for row in rows):.2f} GPU-hours"
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What a table has no room for: why points are where they are, and where the log is; and why nothing starts."""
+    told = [row for row in rows if row.standing.detail and row.standing.detail != "starting"]
+    by_words: dict[tuple[str, str], list[Row]] = {}
+    for row in told:
+        by_words.setdefault((row.standing.status, row.standing.detail), []).append(row)
+    lines = []
+    for (status, detail), same in by_words.items():
+        names = same[0].entry.label + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        log = f"\n  log: {same[0].folder.log}" if status in (FAILED, LOST) and same[0].folder.log.exists() else ""
+        lines.append(f"{names}: {status}: {detail}{log}")
+    return lines + held_words(rows)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+def submission_of(folder: RunFolder) -> Path | None:
+    """The folder of the submission that a run was last part of."""
+    if not (folder.path / "point.json").exists():
+        return None
+    submission = folder.point().submission
+    return Path(submission) if submission else None
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """What a submission's job has written down for others: canary.json, held.json."""
+    return dict(json.loads(path.read_text())) if path.exists() else None
