@@ -92,8 +92,17 @@ def call(*command: str) -> str:
         raise SlurmError(f"{command[0]} gives no answer\n  way out: try again when the controller is back") from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise SlurmError(f"{command[0]}: {said}\n  way out: see `sinfo` and `scontrol ping`")
+        raise SlurmError(f"{command[0]}: {said}\n  way out: {_hint(said)}")
     return done.stdout
+
+
+def _hint(said: str) -> str:
+    if "configuration source" in said:
+        return (
+            "this machine belongs to no cluster that it knows of; run this on a login node, or set SLURM_CONF "
+            '(for the cluster of `make cluster-up`: eval "$(launch/slurm/cluster.sh env)")'
+        )
+    return "see `sinfo` and `scontrol ping`"
 
 
 def _environment() -> dict[str, str]:

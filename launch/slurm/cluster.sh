@@ -6,13 +6,15 @@
 #   cluster.sh down     stop all of it; `down --purge` removes its folder too
 #   cluster.sh env      print the exports that point the SLURM commands at it:  eval "$(launch/slurm/cluster.sh env)"
 #   cluster.sh status   nodes and queue
+#   cluster.sh node stop|kill|cut|up N
+#                       break node N (its slurmd ends and its jobs go on; everything on it dies; its link is cut), mend it
 #
 # Needs root, but no systemd and nothing in /etc: all of it lives in $HRM_CLUSTER_DIR. The nodes' GPUs are device files
 # that hold nothing; SLURM counts them and sets CUDA_VISIBLE_DEVICES as on a real cluster.
 set -euo pipefail
 
 DIR=${HRM_CLUSTER_DIR:-/tmp/hrm-lab-cluster}   # short: unix sockets have paths of at most 107 characters
-NODES=${HRM_CLUSTER_NODES:-3}
+NODES=${HRM_CLUSTER_NODES:-6}
 CPUS=${HRM_CLUSTER_CPUS:-4}                    # per node, pretended
 MEMORY_MB=${HRM_CLUSTER_MEMORY_MB:-8000}       # per node, pretended
 GPUS=${HRM_CLUSTER_GPUS:-2}                    # per node, fake
@@ -252,10 +254,28 @@ down() {
     say "down"
 }
 
+node() { # VERB NUMBER
+    local pids; pids=$(ip netns pids "hrmlab$2" 2>/dev/null) || fail "no node $2" "one of 1 to $NODES"
+    case $1 in
+        stop) kill -9 "$(pid_of "$DIR/run/slurmd.node$2.pid")" ;;
+        kill) xargs -r kill -9 <<< "$pids" ;;
+        cut) ip link set "hrmlabv$2" down ;;
+        up)
+            ip link set "hrmlabv$2" up
+            alive "$DIR/run/slurmd.node$2.pid" slurmd || start_node "$2"
+            scontrol update "nodename=node$2" state=resume 2>/dev/null || true   # refused where it is not down
+            until_ok 60 bash -c "sinfo -h -n node$2 -p main -t idle,mixed,alloc -o %N | grep -q node$2" \
+                || fail "node$2 does not come back: $(sinfo -h -n "node$2" -p main -o %T)" "read $DIR/log/slurmd.node$2.log"
+            ;;
+        *) fail "node $1?" "stop, kill, cut or up" ;;
+    esac
+}
+
 case ${1:-} in
     up) up ;;
     down) down "${2:-}" ;;
     env) echo "export SLURM_CONF=$SLURM_CONF HRM_CLUSTER_DIR=$DIR" ;;
     status) sinfo && squeue ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    node) node "${2:-}" "${3:-}" ;;
+    *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
