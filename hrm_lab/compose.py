@@ -21,7 +21,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from hrm_lab import config as schema
 from hrm_lab.config import Config, SudokuDataConfig
 from hrm_lab.errors import ConfigError, UserError
+from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
 
+LAUNCHERS = (LocalLauncherConfig, SlurmLauncherConfig)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 PARSE_ERRORS = (*HYDRA_ERRORS, ValueError)  # what its parser raises too
 _PACKAGE = Path(__file__).parent
@@ -91,6 +93,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     known = [name for name, _, _ in schema.settings(Config())]
+    known += [name for kind in LAUNCHERS for name, _, _ in schema.settings(kind(), KEY)]
+    if key and key.startswith(f"{KEY}sbatch."):
+        return ConfigError(key, _value_of(key, overrides), "is not there yet", f"a + adds it: +{key}=VALUE")
     if key and isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return schema.unknown_key(key, _value_of(key, overrides), known)
     if key and isinstance(cause, ValidationError):

@@ -201,8 +201,7 @@ def _owned(folder: RunFolder, job: Job, is_over: Callable[[Job], bool]) -> Itera
             yield ownership
     except CrashLoop as error:
         log.error("%s", error)
-        folder.state = State(FAILED, str(error).splitlines()[0])
-        sync_or_warn(folder)
+        close_dead_run(folder, FAILED, str(error).splitlines()[0])
         raise
 
 
@@ -254,6 +253,9 @@ def one_line(error: BaseException) -> str:
 def close_dead_run(folder: RunFolder, status: str, detail: str) -> State:
     """Write down the end of a run whose process died without doing so itself, so that it does not run for ever."""
     folder.state = state = State(status, detail)
-    if (folder.path / "provenance.json").exists():  # else it never began, and the store knows nothing of it
+    began = (folder.path / "provenance.json").exists()
+    if status == FAILED and not began:
+        folder.write_provenance()
+    if began or status == FAILED:  # one that was cancelled before it began is no run
         sync_or_warn(folder)
     return state
