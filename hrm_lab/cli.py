@@ -65,7 +65,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run points that failed before again")] = False,
     no_canary: Annotated[bool, typer.Option("--no-canary", help="on SLURM: do not try point 0 first")] = False,
 ) -> None:
-    """Run an experiment's grid: a Hydra multirun that skips the points that are done. SLURM gets it and goes on alone."""
+    """Run an experiment's grid: a Hydra multirun that skips the points that are done. SLURM goes on alone."""
     from hrm_lab.compose import CONF, sweep_place
 
     known = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
@@ -337,9 +337,6 @@ def main() -> None:
         text = f"error: {error.filename}: {error.strerror}\n  way out: take another folder with paths.outputs=FOLDER"
         typer.secho(text, fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt as left:
-        typer.secho(str(left) or "interrupted: the same command goes on where it stopped", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def train(config: Config, overrides: Sequence[str]) -> State:
         with console_progress() as shown, Watch().listening() as watch:
             return run(config, folder, shown, watch)
     except Left:
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         raise KeyboardInterrupt from None
 
 

@@ -8,42 +8,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from hrm_lab.config import OptimConfig
 from hrm_lab.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
-class AdamATan2(Optimizer):
+
+class AdamATan2:
     """p *= 1 - lr wd;  m, v as in Adam;  p -= lr / (1 - b1^t) * atan2(m, sqrt(v / (1 - b2^t))).
 
-    The first moment's bias correction stands outside the arctangent, as in the package.
+    The first moment's bias correction stands outside the arctangent, as in the package. It behaves like an optimizer of
+    torch and is none: making the first of those loads torch's compiler, which takes each process two seconds.
     """
 
     def __init__(
         self, params: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "step": 0})
+        self.params = list(params)
+        self.param_groups: list[dict[str, Any]] = [{"lr": lr, "betas": betas, "weight_decay": weight_decay}]
+        self.steps = 0
+        self.state: dict[Tensor, dict[str, Tensor]] = {}  # the two moments of each parameter, named as torch does
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
-        assert closure is None, "AdamATan2 takes no closure"
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            group["step"] += 1
-            self._update(params, group)
-
-    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        lr, (beta1, beta2), t = group["lr"], group["betas"], group["step"]
+        params = [p for p in self.params if p.grad is not None]
+        if not params:
+            return
+        self.steps += 1
+        (group,) = self.param_groups
+        lr, (beta1, beta2), t = group["lr"], group["betas"], self.steps
         for p in params:
-            if not self.state[p]:
+            if p not in self.state:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         grads = [p.grad for p in params if p.grad is not None]
         averages = [self.state[p]["exp_avg"] for p in params]
@@ -56,8 +58,28 @@ class AdamATan2(Optimizer):
         angles = [torch.atan2(m, s) for m, s in zip(averages, scales, strict=True)]  # there is no _foreach_atan2
         torch._foreach_add_(params, angles, alpha=-lr / (1 - beta1**t))
 
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
 
-def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> Optimizer:
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and moments, by the parameter's place; what a config sets is no state."""
+        return {
+            "steps": self.steps,
+            "state": {n: self.state[p] for n, p in enumerate(self.params) if p in self.state},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.steps = state["steps"]
+        self.state = {
+            self.params[place]: {name: moment.clone() for name, moment in moments.items()}
+            for place, moments in state["state"].items()
+        }
+
+
+def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> AdamATan2 | Optimizer:
     """The optimizer that `optim.backend` asks for.
 
     Raises:

@@ -18,6 +18,7 @@ from multiprocessing.context import ForkProcess
 
 from hrm_lab.attempts import Job, Superseded
 from hrm_lab.data.build import ensure_dataset
+from hrm_lab.manifest import load_manifest
 from hrm_lab.progress import PlainProgress
 from hrm_lab.run import Recorders, Watch, close_dead_run, is_main_process, one_line, run
 from hrm_lab.run_folder import ENDED, FAILED, RunFolder, write_json
@@ -50,10 +51,17 @@ def train(submission: Submission, task: int) -> int:
     if not all(_has_ended(folder) for folder in submission.runs(task)):
         return UNFINISHED
     if is_main_process():
-        from hrm_lab.sweep.closing import close_if_ended  # loads pandas and matplotlib
-
-        close_if_ended(submission.outputs, submission.sweep)
+        _close_sweep_if_ended(submission)
     return SOME_FAILED if any(state is not None and state.status == FAILED for state in states) else DONE
+
+
+def _close_sweep_if_ended(submission: Submission) -> None:
+    """Nobody waits for the sweep: whichever task ends last closes its run in MLflow."""
+    manifest = load_manifest(submission.outputs, submission.sweep)
+    if all(_has_ended(folder) for _, folder in manifest.grid()):
+        from hrm_lab.sweep.closing import close_sweep  # loads pandas and matplotlib
+
+        close_sweep(manifest, "FINISHED")
 
 
 def _has_ended(folder: RunFolder) -> bool:

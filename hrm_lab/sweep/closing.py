@@ -1,4 +1,4 @@
-"""The end of a sweep that nobody waits for: whoever ends last closes its run in MLflow."""
+"""The run that a sweep has of its own in MLflow, parent of its points."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 
 from hrm_lab.analysis.comparison import draw_sweep
-from hrm_lab.manifest import Manifest, load_manifest
-from hrm_lab.run_folder import ENDED
+from hrm_lab.manifest import Manifest
 from hrm_lab.tracking.store import Store
 
 log = logging.getLogger("hrm_lab")
@@ -38,14 +37,6 @@ def close_sweep(manifest: Manifest, status: str) -> None:
         store.set_status(run_id, status)
     except Exception as error:
         log.warning("the sweep's own run could not be closed: %s", error)
-
-
-def close_if_ended(outputs: Path, sweep: str) -> None:
-    """Close the sweep if every point of its grid has ended."""
-    manifest = load_manifest(outputs, sweep)
-    states = [folder.state for _, folder in manifest.grid()]
-    if all(state is not None and state.status in ENDED for state in states):
-        close_sweep(manifest, "FINISHED")
 
 
 def _store(manifest: Manifest) -> Store | None:

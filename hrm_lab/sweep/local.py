@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -155,7 +156,7 @@ class _Pool:
                     self._collect()
             except KeyboardInterrupt:
                 self._cancel()
-                log.info("interrupted: the same command goes on where the points stopped")
+                print("interrupted: the same command goes on where the points stopped", file=sys.stderr)
                 raise
 
     def _submit(self, entry: Entry, folder: RunFolder) -> None:

@@ -71,6 +71,6 @@ def show_plan(plan: Plan) -> None:
             continue
         names = [entry.label for entry, _, other in plan if other is action]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        log.info("%5d  %-30s %s%s", counts[action], action.value, ", ".join(names[:NAMED]), more)
+        log.info("%5d  %-34s %s%s", counts[action], action.value, ", ".join(names[:NAMED]), more)
     if counts[Action.SKIP_FAILED]:
         log.info("       failed points run again with --retry-failed, or `hrm-lab retry`")

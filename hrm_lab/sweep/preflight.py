@@ -103,6 +103,8 @@ def count_parameters(model: ModelConfig) -> int:
 
 
 def _cluster(launcher: SlurmLauncherConfig, tasks: int) -> Iterator[UserError]:
+    yield from _account(launcher)
+    yield from _limits(launcher, tasks)
     known = slurm.partitions()
     default = next((name for name, partition in known.items() if partition.is_default), None)
     name = launcher.partition or default
@@ -126,8 +128,6 @@ def _cluster(launcher: SlurmLauncherConfig, tasks: int) -> Iterator[UserError]:
     if launcher.nodes > partition.nodes:
         yield ConfigError(f"{KEY}nodes", launcher.nodes, f"{name} has {partition.nodes}", "take fewer")
     yield from _nodes(launcher, name)
-    yield from _account(launcher)
-    yield from _limits(launcher, tasks)
 
 
 def _nodes(launcher: SlurmLauncherConfig, partition: str) -> Iterator[UserError]:

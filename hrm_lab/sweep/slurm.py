@@ -19,6 +19,7 @@ from submitit.slurm.slurm import read_job_id
 
 from hrm_lab.errors import UserError
 
+AT_ONCE = 200  # tasks named in one command
 COMMAND_S = 60.0  # SLURM's own limit for an answer is 10 s and more on busy clusters
 # Of those that squeue shows.
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -223,15 +224,23 @@ def minutes(text: str) -> float:
 
 
 def hold(job_ids: Sequence[str]) -> None:
-    """Keep what has not started from starting."""
-    for job in job_ids:
-        call("scontrol", "hold", job)
+    """Keep the tasks of these jobs that have not started from starting."""
+    _change_waiting("hold", job_ids)
 
 
 def release(job_ids: Sequence[str]) -> None:
-    """Let held tasks start."""
-    for job in job_ids:
-        call("scontrol", "release", job)
+    """Let the held tasks of these jobs start."""
+    _change_waiting("release", job_ids)
+
+
+def _change_waiting(verb: str, job_ids: Sequence[str]) -> None:
+    tasks = [task for task, queued in queue(job_ids).items() if queued.is_waiting]
+    for start in range(0, len(tasks), AT_ONCE):
+        try:
+            call("scontrol", verb, ",".join(tasks[start : start + AT_ONCE]))
+        except SlurmError as error:
+            if "already finished" not in str(error):  # by one of them, since it was looked at
+                raise
 
 
 def requeue(task: str) -> None:
@@ -241,5 +250,5 @@ def requeue(task: str) -> None:
 
 def cancel(tasks: Sequence[str]) -> None:
     """End tasks; running ones get SIGTERM first, and save."""
-    for start in range(0, len(tasks), 200):
-        call("scancel", *tasks[start : start + 200])
+    for start in range(0, len(tasks), AT_ONCE):
+        call("scancel", *tasks[start : start + AT_ONCE])

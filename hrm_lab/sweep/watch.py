@@ -111,7 +111,7 @@ def watch(manifest: Manifest) -> None:
     """Show a sweep that SLURM runs until no point of it is on its way any more.
 
     Raises:
-        KeyboardInterrupt: with the word that the jobs go on.
+        KeyboardInterrupt: after saying that the jobs go on.
     """
     console = Console(stderr=True)
     try:
@@ -128,10 +128,12 @@ def watch(manifest: Manifest) -> None:
                     return
                 time.sleep(SLURM_PAUSE)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the jobs go on without this terminal; `hrm-lab watch {manifest.name}` comes back to them, "
-            f"`hrm-lab cancel {manifest.name}` ends them"
-        ) from None
+        name = manifest.name
+        console.print(
+            f"the jobs go on without this terminal; `hrm-lab watch {name}` comes back to them, "
+            f"`hrm-lab cancel {name}` ends them"
+        )
+        raise
 
 
 @contextmanager

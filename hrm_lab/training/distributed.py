@@ -126,7 +126,8 @@ def connect(training: TrainingConfig) -> Ranks:
         torch.cuda.set_device(device)
     else:
         # Free on the CPU, and a promise: the same config gives the same bits.
-        torch.use_deterministic_algorithms(True)
+        # (`use_deterministic_algorithms` sets the same switch and loads the compiler, which takes two seconds.)
+        torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world_size)

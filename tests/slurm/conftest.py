@@ -1,4 +1,4 @@
-"""A real SLURM cluster on this machine (`make cluster-up`), an MLflow server that its nodes reach, and a folder to work in.
+"""A real SLURM cluster on this machine (`make cluster-up`), an MLflow server for its nodes, and a folder to work in.
 
 Nothing here stands in for SLURM: where there is no cluster these tests are skipped, and say so.
 """

@@ -100,7 +100,7 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_the_next(lab: Lab) -> None:
 
 
 def test_lost_nodes_and_old_processes_that_still_write(lab: Lab, undisturbed: dict[int, str]) -> None:
-    """One node dies, one loses its slurmd only, one its link; the last two still train when SLURM starts a new attempt."""
+    """One node dies, one loses its slurmd only, one its link; the last two wake up beside a new attempt."""
     lab.sweep("lost", *LONG, "hydra.launcher.cpus_per_task=4", "seed=0,1,2")  # a node for each
     faults = ["kill", "stop", "cut"]
     held: dict[str, tuple[int, int]] = {}
