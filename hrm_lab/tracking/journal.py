@@ -87,7 +87,7 @@ class JournalRecorder:
         """Nothing to record."""
 
 
-TAIL_BYTES = 16384
+TAIL_BYTES = 8192
 
 
 def read_ends(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

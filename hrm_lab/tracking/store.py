@@ -68,6 +68,7 @@ class Store:
         outputs.mkdir(parents=True, exist_ok=True)
         for chatty in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
