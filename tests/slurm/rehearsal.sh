@@ -10,7 +10,7 @@ export PATH=$repository/.venv/bin:$PATH MLFLOW_TRACKING_URI=http://10.99.0.1:508
 cd "$folder"
 
 say() { printf '\n# %s\n' "$*"; }
-run() { printf '\n$ %s\n' "$*"; "$@" 2>&1 | sed -E "s#$folder#FOLDER#g; s#$repository#REPO#g; s/[[:space:]]+$//"; }
+run() { { printf '\n$ %s\n' "$*"; "$@" 2>&1; } | sed -E "s#$folder#FOLDER#g; s#$repository#REPO#g; s/[[:space:]]+$//"; }
 job_of() { squeue -h -r -n "$(squeue -h -o %j | head -1)" -t RUNNING -o '%i %N' | sed -n "$1p"; }
 until_status() { # WORDS...: until `hrm-lab status` shows them
     for _ in $(seq 240); do
