@@ -27,6 +27,10 @@ class Superseded(RunError):
     """A newer attempt owns the run; nothing may be written any more."""
 
 
+class Busy(RunError):
+    """Another process trains this run, and in its right."""
+
+
 class CrashLoop(RunError):
     """A run that starts again and again and gets nowhere."""
 
@@ -91,13 +95,14 @@ class Attempts:
             is_over: whether SLURM says that another job is over, though its process may still write.
 
         Raises:
-            RunError: when another attempt is alive and in its right, or when a crash loop is at its limit.
+            Busy: when another attempt is alive and in its right.
+            CrashLoop: when restarts have got nowhere often enough.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".making", timeout=30):
             earlier = self.all()
             if self.is_alive() and not _may_replace(job, earlier, is_over):
-                raise RunError(
+                raise Busy(
                     f"{self.folder.parent}: another process is training this run\n  way out: wait for it, or stop it"
                 )
             _refuse_crash_loop(job, step, earlier)
@@ -147,10 +152,12 @@ class Ownership:
     def check(self) -> None:
         """Call right before anything is written.
 
+        Reads the folder, because a network file system may remember for a while that a single file was not there.
+
         Raises:
             Superseded: when it must not be.
         """
-        if self.is_lost():
+        if self.attempts._newest_number() > self.attempt.number:
             raise Superseded(f"attempt {self.attempt.number} was replaced by a newer one and stops")
 
     def heartbeat(self) -> None:

@@ -24,5 +24,9 @@ class RunError(UserError):
     """A run folder or a checkpoint that cannot be used as asked."""
 
 
+class PeerLost(RunError):
+    """Another process of the run has died, or failed for a reason of its own."""
+
+
 class PointFailed(UserError):
     """A point of a sweep did not finish; the others did what they could."""

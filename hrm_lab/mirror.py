@@ -46,6 +46,7 @@ from hrm_lab.tracking.store import MAX_METRICS, REASON, SIGNATURE, SWEEP, Store
 log = logging.getLogger("hrm_lab")
 MAX_TAG = 5000  # characters of a tag that every MLflow store takes
 DRAIN_S = 60.0  # how long the end of a run waits for the store to take the rest
+HURRIED_S = 10.0  # the same for a run that was told to leave
 STATUS = {
     COMPLETED: "FINISHED",
     STOPPED: "FINISHED",
@@ -176,6 +177,7 @@ class Mirror:
             store.delete_tag(self._run_id, REASON)  # an earlier attempt's
         store.set_status(self._run_id, status or "RUNNING")
         self._shown = state.status
+        write_json(self.folder.path / "tracking.json", (self.folder.tracked or {}) | {"told": state.status})
 
     def _send_results(self, store: Store) -> None:
         from hrm_lab.analysis.figures import draw_learning_curves  # only now: a training imports this module
@@ -211,8 +213,12 @@ def sync_or_warn(folder: RunFolder) -> None:
 
 
 @contextmanager
-def mirrored(folder: RunFolder, attempt: int) -> Iterator[None]:
-    """A mirror process for as long as the run lasts; at the end it gets some time to send the rest."""
+def mirrored(folder: RunFolder, attempt: int, is_hurried: Callable[[], bool]) -> Iterator[None]:
+    """A mirror process for as long as the run lasts; at the end it gets some time to send the rest.
+
+    Args:
+        is_hurried: whether the run was told to leave, so that SLURM will not wait for long.
+    """
     config = folder.config().tracking
     if not config.enabled:
         yield
@@ -230,7 +236,7 @@ def mirrored(folder: RunFolder, attempt: int) -> Iterator[None]:
         assert process.stdin is not None
         process.stdin.close()
         try:
-            complete = process.wait(timeout=DRAIN_S) == 0
+            complete = process.wait(timeout=HURRIED_S if is_hurried() else DRAIN_S) == 0
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -19,9 +19,21 @@ from hrm_lab import config as schema
 from hrm_lab.attempts import CrashLoop, Job, Ownership
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
+from hrm_lab.errors import ConfigError, PeerLost
 from hrm_lab.logs import log_to_file
 from hrm_lab.mirror import mirrored, sync_or_warn
-from hrm_lab.run_folder import COMPLETED, FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED, RunFolder, State, write_json
+from hrm_lab.run_folder import (
+    COMPLETED,
+    ENDED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    STOPPED,
+    RunFolder,
+    State,
+    write_json,
+)
 from hrm_lab.tracking.journal import Journal, JournalRecorder
 from hrm_lab.training.protocols import Leave, Left, Recorder
 
@@ -120,7 +132,7 @@ def run(
         is_over: whether SLURM says that another job is over.
 
     Raises:
-        RunError: when another process is at it; Left when it was asked to leave; and whatever the training raised,
+        Busy: when another process is at it; Left when it was asked to leave; and whatever the training raised,
             after writing it down.
     """
     schema.validate(config)
@@ -135,10 +147,10 @@ def run(
         stack.callback(setattr, watch, "ownership", None)
         stack.enter_context(log_to_file(folder.log))
         # Started first: it loads MLflow while this process loads torch. Ended last: it tells MLflow how it ended.
-        stack.enter_context(mirrored(folder, ownership.attempt.number))
-        ranks = _connect(config)  # before anything is written: a wrong device is no run that failed
+        stack.enter_context(mirrored(folder, ownership.attempt.number, lambda: bool(watch.asked)))
         with _written_down(folder, ownership):
             folder.write_provenance()
+            ranks = _connect(config)
             (folder.path / PEER_ERROR).unlink(missing_ok=True)
             folder.state = State(RUNNING)
             return _train(config, folder, shown, watch, ranks)
@@ -159,7 +171,7 @@ def _train(config: Config, folder: RunFolder, shown: Recorder, watch: Watch, ran
         outcome = trainer.fit()
     finally:
         journal.close()
-    ranks.close()
+        ranks.close()
     log.info("done after step %d: %s", outcome.step, outcome.stopped or "the last epoch is trained")
     watch.check()
     status = STOPPED if outcome.stopped else COMPLETED
@@ -172,7 +184,6 @@ def _assist(config: Config, folder: RunFolder, watch: Watch) -> State:
     ranks = _connect(config)
     try:
         from hrm_lab.stopping.patience import Patience
-        from hrm_lab.training.distributed import PeerLost
         from hrm_lab.training.trainer import Trainer
 
         ranks.wait()  # the main process builds the data
@@ -181,10 +192,10 @@ def _assist(config: Config, folder: RunFolder, watch: Watch) -> State:
     except (Left, PeerLost):
         raise
     except Exception as error:
-        traceback.print_exc()
         write_json(folder.path / PEER_ERROR, {"rank": ranks.rank, "error": one_line(error)})
         raise
-    ranks.close()
+    finally:
+        ranks.close()
     return State(COMPLETED)
 
 
@@ -224,6 +235,8 @@ def _written_down(folder: RunFolder, ownership: Ownership) -> Iterator[None]:
         raise
     except BaseException as error:
         ownership.check()
+        if isinstance(error, ConfigError) and not ownership.attempt.job.id:
+            raise  # a person who is told that a device is not there has no run that failed
         log.error("failed: %s", error)
         with folder.log.open("a") as file:  # the whole story is for whoever opens the log
             traceback.print_exc(file=file)
@@ -236,7 +249,7 @@ def _written_down(folder: RunFolder, ownership: Ownership) -> Iterator[None]:
 
 def _failure(folder: RunFolder, error: BaseException) -> State | None:
     """A failure is this run's own, or that of another process; one whose process died is no failure."""
-    if type(error).__name__ != "PeerLost":  # by name: whoever fails before torch is loaded shall not load it for this
+    if not isinstance(error, PeerLost):
         return State(FAILED, one_line(error))
     try:
         peer = json.loads((folder.path / PEER_ERROR).read_text())
@@ -252,6 +265,9 @@ def one_line(error: BaseException) -> str:
 
 def close_dead_run(folder: RunFolder, status: str, detail: str) -> State:
     """Write down the end of a run whose process died without doing so itself, so that it does not run for ever."""
+    now = folder.state
+    if now is not None and now.status in ENDED:  # it has ended by its own word since it was looked at
+        return now
     folder.state = state = State(status, detail)
     began = (folder.path / "provenance.json").exists()
     if status == FAILED and not began:

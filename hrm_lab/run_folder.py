@@ -97,6 +97,12 @@ class RunFolder:
         write_json(self.path / "state.json", asdict(state))
 
     @property
+    def status(self) -> str:
+        """The status that was last written; empty for a run that never began."""
+        state = self.state
+        return state.status if state is not None else ""
+
+    @property
     def journal(self) -> Path:
         """Every metric, a line of JSON for each call."""
         return self.path / "journal.jsonl"

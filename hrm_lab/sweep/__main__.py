@@ -1,4 +1,4 @@
-"""`python -m hrm_lab.sweep train|after|canary FOLDER FIRST [CODE]`: what the batch scripts of a submission call."""
+"""`python -m hrm_lab.sweep train|after|canary|after-canary FOLDER FIRST [CODE]`: what batch scripts call."""
 
 import os
 import signal
@@ -19,10 +19,12 @@ def main() -> None:
     submission = Submission.load(Path(folder))
     if mode == "canary":
         sys.exit(array_task.canary(submission))
+    if mode == "after-canary":
+        return array_task.after_canary(submission, int(code[0]))
     task = int(first) + int(os.environ["SLURM_ARRAY_TASK_ID"])
     if mode == "train":
         sys.exit(array_task.train(submission, task))
-    array_task.after(submission, task, int(code[0]))
+    return array_task.after(submission, task, int(code[0]))
 
 
 if __name__ == "__main__":

@@ -12,17 +12,20 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 import traceback
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 
-from hrm_lab.attempts import Job, Superseded
+from hrm_lab.attempts import Busy, Job, Superseded
 from hrm_lab.data.build import ensure_dataset
+from hrm_lab.errors import PeerLost
 from hrm_lab.manifest import load_manifest
 from hrm_lab.progress import PlainProgress
 from hrm_lab.run import Recorders, Watch, close_dead_run, is_main_process, one_line, run
 from hrm_lab.run_folder import ENDED, FAILED, RunFolder, write_json
 from hrm_lab.sweep import slurm
+from hrm_lab.sweep.closing import close_sweep
 from hrm_lab.sweep.submission import Submission
 from hrm_lab.sweep.worker import join_processes
 from hrm_lab.tracking.store import refuse_silent_server
@@ -30,47 +33,54 @@ from hrm_lab.training.protocols import Left
 
 log = logging.getLogger("hrm_lab")
 DONE, SOME_FAILED, UNFINISHED = 0, 1, 3  # exit status of a task
+MAIN_PROCESS_S = 20.0  # for the main process to see that another one has failed, and to say why
 CANARY_STEPS = 2
 
 
 def train(submission: Submission, task: int) -> int:
-    """Train the points of a task, one after the other or side by side; its exit status."""
-    launcher = submission.launcher
+    """Train the points of a task, one after the other or side by side; its exit status.
+
+    Only the main process of a run judges how it went: the others are done before it is, and srun ends a step as soon as
+    one of its processes fails.
+    """
     join_processes()
-    points = [folder for folder in submission.runs(task) if not _has_ended(folder)]
+    failure: Exception | None = None
     with Watch().listening() as watch:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, Watch.SIGNALS)
-        if launcher.points_at_once > 1:
+        points = _unfinished(submission, task)
+        if submission.launcher.points_at_once > 1:
             _train_side_by_side(submission, points, watch)
         else:
             for number, folder in enumerate(points):
                 if not watch.asked:
                     _next_port(number)
-                    _train_point(submission, folder, watch)
-    states = [folder.state for folder in submission.runs(task)]
-    if not all(_has_ended(folder) for folder in submission.runs(task)):
+                    failure = _train_point(submission, folder, watch)
+    if not is_main_process():
+        if failure is None:
+            return DONE
+        time.sleep(MAIN_PROCESS_S)  # the main one writes down why, unless it waits for this process for ever
+        return SOME_FAILED
+    if _unfinished(submission, task):
         return UNFINISHED
-    if is_main_process():
-        _close_sweep_if_ended(submission)
-    return SOME_FAILED if any(state is not None and state.status == FAILED for state in states) else DONE
+    _close_sweep_if_ended(submission)
+    return SOME_FAILED if any(folder.status == FAILED for folder in submission.runs(task)) else DONE
+
+
+def _unfinished(submission: Submission, task: int) -> list[RunFolder]:
+    """The task's points that it is still to train: not ended, and not given to another submission since."""
+    mine = [folder for folder in submission.runs(task) if folder.point().submission == str(submission.folder)]
+    return [folder for folder in mine if folder.status not in ENDED]
 
 
 def _close_sweep_if_ended(submission: Submission) -> None:
     """Nobody waits for the sweep: whichever task ends last closes its run in MLflow."""
     manifest = load_manifest(submission.outputs, submission.sweep)
-    if all(_has_ended(folder) for _, folder in manifest.grid()):
-        from hrm_lab.sweep.closing import close_sweep  # loads pandas and matplotlib
-
+    if all(folder.status in ENDED for _, folder in manifest.grid()):
         close_sweep(manifest, "FINISHED")
 
 
-def _has_ended(folder: RunFolder) -> bool:
-    state = folder.state
-    return state is not None and state.status in ENDED
-
-
-def _train_point(submission: Submission, folder: RunFolder, watch: Watch) -> None:
-    """Train one point. However it ends, it is written down; the task's other points have their own lives."""
+def _train_point(submission: Submission, folder: RunFolder, watch: Watch) -> Exception | None:
+    """Train one point; what it failed of. However it ends, it is written down; other points go on."""
     launcher = submission.launcher
     gpus = launcher.nodes * launcher.gpus_per_node / launcher.points_at_once
     job = Job(task_name(), _restart(), gpus, launcher.max_restarts)
@@ -78,12 +88,14 @@ def _train_point(submission: Submission, folder: RunFolder, watch: Watch) -> Non
         run(folder.config(), folder, PlainProgress(), watch, job, _is_over)
     except Left:
         pass
-    except Superseded as error:
+    except (Superseded, Busy, PeerLost) as error:
         log.warning("%s", error)
     except Exception as error:
         traceback.print_exc()
-        if is_main_process() and _has_ended(folder):
+        if is_main_process() and folder.status in ENDED:
             _count_failure(submission, folder, error)
+        return error
+    return None
 
 
 def _train_side_by_side(submission: Submission, points: list[RunFolder], watch: Watch) -> None:
@@ -122,15 +134,15 @@ def _count_failure(submission: Submission, folder: RunFolder, error: Exception) 
         return
     log.error("%d points have failed with the same error; the rest is held", count)
     write_json(submission.folder / "held.json", {"error": one_line(error), "points": count, "log": str(folder.log)})
-    slurm.hold(submission.job_ids)
+    slurm.hold(Submission.load(submission.folder).job_ids)
 
 
 def after(submission: Submission, task: int, code: int) -> None:
     """Look at how the task's processes ended; put the task back into the queue if a point of it is not done."""
-    points = [folder for folder in submission.runs(task) if not _has_ended(folder)]
-    queued = slurm.queue([task_name().partition("_")[0]]).get(task_name())
-    if not points or queued is None or queued.state != "RUNNING":
-        return  # all done, or SLURM itself is ending the task: cancelled, preempted, or requeued already
+    # One that another process trains, here or elsewhere, is not this task's any more.
+    points = [folder for folder in _unfinished(submission, task) if not folder.attempts.is_alive()]
+    if not points or not _is_still_mine():
+        return
     launcher, restart = submission.launcher, _restart()
     began = any(
         attempt.job.id == task_name() and attempt.job.restart == restart
@@ -141,9 +153,16 @@ def after(submission: Submission, task: int, code: int) -> None:
         for folder in points:
             detail = f"its job ended {restart + 1} times before the training began, last with exit status {code}"
             close_dead_run(folder, FAILED, f"{detail}; its output is {submission.log_of(task)}")
+        _close_sweep_if_ended(submission)
     elif launcher.requeue:
         log.info("not done (exit status %d): back into the queue", code)
         slurm.requeue(task_name())
+
+
+def _is_still_mine() -> bool:
+    """Whether SLURM still runs this very life of the task: it has not ended it, nor started it anew somewhere else."""
+    queued = slurm.queue([task_name().partition("_")[0]]).get(task_name())
+    return queued is not None and queued.state == "RUNNING" and slurm.restarts(task_name()) == _restart()
 
 
 def canary(submission: Submission) -> int:
@@ -155,8 +174,6 @@ def canary(submission: Submission) -> int:
     join_processes()
     folder = submission.folder / "canary"
     folder.mkdir(exist_ok=True)
-    report = submission.folder / "canary.json"
-    log_file = submission.folder / "logs" / f"{os.environ['SLURM_JOB_ID']}_0_log.out"
     try:
         config = submission.runs(0)[0].config()
         config.training.eval_first = False
@@ -172,12 +189,27 @@ def canary(submission: Submission) -> int:
         return UNFINISHED
     except Exception as error:
         traceback.print_exc()
-        write_json(report, {"ok": False, "detail": one_line(error), "log": str(log_file)})
+        _report_canary(submission, one_line(error))
         return SOME_FAILED
     if is_main_process():
         shutil.rmtree(folder, ignore_errors=True)
-        write_json(report, {"ok": True})
+        _report_canary(submission, "")
     return DONE
+
+
+def after_canary(submission: Submission, code: int) -> None:
+    """A canary that was told to leave is tried again; one that died without a word has failed."""
+    if submission.note("canary") is not None:
+        return
+    if code == UNFINISHED:
+        slurm.requeue(os.environ["SLURM_JOB_ID"])
+    else:
+        _report_canary(submission, f"it died without a word, exit status {code}")
+
+
+def _report_canary(submission: Submission, error: str) -> None:
+    output = submission.folder / "logs" / f"{os.environ['SLURM_JOB_ID']}_0_log.out"
+    write_json(submission.folder / "canary.json", {"ok": not error, "detail": error, "log": str(output)})
 
 
 def task_name() -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from hrm_lab.analysis.comparison import draw_sweep
 from hrm_lab.manifest import Manifest
 from hrm_lab.tracking.store import Store
 
+CLOSED = "closed"  # a file that says that the sweep's own run has been given its end
 log = logging.getLogger("hrm_lab")
 
 
@@ -33,8 +33,11 @@ def close_sweep(manifest: Manifest, status: str) -> None:
             return
         run_id = store.sweep_run(manifest.name, manifest.question)
         if status == "FINISHED":
+            from hrm_lab.analysis.comparison import draw_sweep  # loads pandas and matplotlib
+
             store.log_file(run_id, draw_sweep(manifest), "figures")
         store.set_status(run_id, status)
+        (manifest.folder / CLOSED).touch()
     except Exception as error:
         log.warning("the sweep's own run could not be closed: %s", error)
 

@@ -15,7 +15,7 @@ from hrm_lab.manifest import Manifest, make_manifest, prepare_points
 from hrm_lab.progress import building
 from hrm_lab.run_folder import RunFolder
 from hrm_lab.sweep import preflight, slurm, snapshot
-from hrm_lab.sweep.closing import open_sweep
+from hrm_lab.sweep.closing import CLOSED, open_sweep
 from hrm_lab.sweep.plan import make_plan, show_plan
 from hrm_lab.sweep.results import Result, result
 from hrm_lab.sweep.submission import Submission, submitting
@@ -45,7 +45,7 @@ def submit_sweep(
         show_plan(make_plan(manifest, launcher.rerun_failed))
         return [result(folder, waited=False) for folder in folders]
     by_signature = {folder.path.name: config for folder, config in zip(folders, configs, strict=True)}
-    with submitting(manifest.folder):
+    with submitting(Path(manifest.outputs)):
         plan = make_plan(manifest, launcher.rerun_failed)
         show_plan(plan)
         todo = [entry.signature for entry, _, action in plan if action.submits]
@@ -87,6 +87,7 @@ def send(
     by_signature = dict(zip(signatures, asked, strict=True))
     prepare_points(manifest, by_signature, signatures, submission.folder, launcher.points_per_job)
     manifest.save()
+    (manifest.folder / CLOSED).unlink(missing_ok=True)
     open_sweep(manifest)
     submission.submit()
     jobs = ", ".join(f"{chunk.job_id} ({chunk.count} tasks)" for chunk in submission.chunks)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import time
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from hrm_lab.config import Config
@@ -14,11 +16,11 @@ from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, load_manifest
 from hrm_lab.mirror import sync_or_warn
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, FINISHED, RUNNING, RunFolder
+from hrm_lab.run_folder import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep import cluster, local, slurm
 from hrm_lab.sweep.closing import close_sweep
 from hrm_lab.sweep.standing import Standing, look
-from hrm_lab.sweep.status import Row, read_note, status, submission_of
+from hrm_lab.sweep.status import Row, status
 from hrm_lab.sweep.submission import Submission, submitting
 
 log = logging.getLogger("hrm_lab")
@@ -29,28 +31,51 @@ def cancel(manifest: Manifest, label: str | None) -> int:
     """End what runs and what waits; running points save first. How many there were.
 
     Raises:
-        RunError: for a label that no point has.
+        RunError: for a label that no point has, and for points that run on this machine.
     """
     rows = [row for row in status(manifest) if label is None or row.entry is _find(manifest, label)[0]]
     active = [row for row in rows if row.standing.is_active]
     jobs = [row.standing.job for row in active if row.standing.job]
     if len(jobs) < len(active):
         raise RunError("points run on this machine\n  way out: Ctrl-C in the command that runs them")
-    submissions = {path: Submission.load(path) for path in filter(None, (submission_of(row.folder) for row in active))}
-    if label is None:  # whole arrays: one request each, and the canaries with them
-        chunks = [chunk for submission in submissions.values() for chunk in submission.all_chunks()]
-        jobs = [chunk.job_id for chunk in chunks if chunk.job_id]
-    slurm.cancel(list(dict.fromkeys(jobs)))
+    _refuse_other_points(manifest, active)
+    canaries = _canaries(manifest, active) if label is None else []
+    slurm.cancel([*dict.fromkeys(jobs), *canaries])
     log.info("cancelled %d points; running ones save first", len(active))
-    _wait_until_gone([row.standing.job for row in active if row.standing.job])
+    _wait_until_gone(jobs)
     for row in active:
-        state = row.folder.state
-        if state is None or state.status not in ENDED:
-            saved = f"saved at step {row.folder.newest_step}" if row.folder.newest_step else "before it had saved"
-            close_dead_run(row.folder, CANCELLED, f"cancelled, {saved}")
+        saved = f"saved at step {row.folder.newest_step}" if row.folder.newest_step else "before it had saved"
+        close_dead_run(row.folder, CANCELLED, f"cancelled, {saved}")
     if active and label is None:
         close_sweep(manifest, "KILLED")
     return len(active)
+
+
+def _refuse_other_points(manifest: Manifest, rows: list[Row]) -> None:
+    """A task may train several points: those that nobody has named must not end with it."""
+    named = {row.entry.signature for row in rows}
+    for row in rows:
+        submission = Submission.load(row.standing.submission) if row.standing.submission else None
+        others = set(submission.tasks[row.folder.point().task]) - named if submission else set()
+        if others:
+            raise RunError(
+                f"{row.entry.label}: its job also trains {', '.join(sorted(others))}\n"
+                f"  way out: `hrm-lab cancel {manifest.name}` ends the whole sweep, or wait"
+            )
+
+
+def _canaries(manifest: Manifest, rows: list[Row]) -> list[str]:
+    """Canaries of this sweep's submissions that these points still wait for."""
+    submissions = (Submission.load(path) for path in _own_submissions(manifest, rows))
+    return [
+        each.canary.job_id for each in submissions if each.canary and each.canary.job_id and not each.note("canary")
+    ]
+
+
+def _own_submissions(manifest: Manifest, rows: list[Row]) -> list[Path]:
+    """Folders of this sweep's submissions, and of no other's, that these points are part of."""
+    paths = dict.fromkeys(row.standing.submission for row in rows)
+    return [path for path in paths if path is not None and manifest.folder in path.parents]
 
 
 def _wait_until_gone(jobs: list[str]) -> None:
@@ -64,61 +89,92 @@ def _wait_until_gone(jobs: list[str]) -> None:
 
 def resume(manifest: Manifest, dry_run: bool) -> None:
     """Go on: release what is held, and submit what was cancelled, lost, timed out or never submitted; same code."""
-    rows = status(manifest)
-    for path in dict.fromkeys(filter(None, (submission_of(row.folder) for row in rows))):
-        if read_note(path / "held.json") and not dry_run:
-            slurm.release(Submission.load(path).job_ids)
-            (path / "held.json").unlink()
-            log.info("released what was held")
-    todo = [row for row in rows if row.entry.in_grid and _stopped_short(row.standing)]
-    _again(manifest, todo, dry_run, same_code=True)
+    with _planning(manifest):
+        rows = status(manifest)
+        for path in _own_submissions(manifest, [row for row in rows if row.standing.is_held]):
+            if (path / "held.json").exists() and not dry_run:
+                shutil.rmtree(path / "failures", ignore_errors=True)
+                (path / "held.json").unlink()
+                slurm.release(Submission.load(path).job_ids)
+                log.info("released what was held")
+        todo = [row for row in rows if row.entry.in_grid and _stopped_short(row.standing)]
+        by_code: dict[Path | None, list[Row]] = {}
+        for row in todo:
+            by_code.setdefault(_code_of(row), []).append(row)
+        _tell(todo)
+        for code, same in by_code.items():
+            if not dry_run:
+                _send_again(manifest, same, code, rerun_failed=False)
 
 
 def retry(manifest: Manifest, dry_run: bool) -> None:
     """Run failed points again, and those whose canary failed, with the code as it is now."""
-    rows = [row for row in status(manifest) if row.entry.in_grid]
-    refused = {
-        path
-        for path in filter(None, (submission_of(row.folder) for row in rows))
-        if (canary := read_note(path / "canary.json")) and not canary["ok"]
-    }
-    stuck = [row for row in rows if row.standing.is_active and submission_of(row.folder) in refused]
-    if stuck and not dry_run:  # it can never start: its canary has failed
-        slurm.cancel([job for path in refused for job in Submission.load(path).job_ids])
-        _wait_until_gone([row.standing.job for row in stuck if row.standing.job])
-        log.info("cancelled %d points that waited for a canary that failed", len(stuck))
-    todo = [row for row in rows if row.standing.status == FAILED] + stuck
-    _again(manifest, todo, dry_run, same_code=False)
+    with _planning(manifest):
+        rows = [row for row in status(manifest) if row.entry.in_grid]
+        own = _own_submissions(manifest, rows)
+        stuck = [  # these can never start: their canary has failed, or died
+            row
+            for row in rows
+            if row.standing.is_held and row.standing.submission in own and not _is_fail_fast(row.standing)
+        ]
+        todo = [row for row in rows if row.standing.status == FAILED] + stuck
+        _tell(todo)
+        if dry_run or not todo:
+            return
+        if stuck:
+            jobs = [row.standing.job for row in stuck if row.standing.job]
+            slurm.cancel(list(dict.fromkeys(jobs)))
+            _wait_until_gone(jobs)
+            log.info("cancelled %d points that waited for a canary that failed", len(stuck))
+        _send_again(manifest, todo, None, rerun_failed=True)
 
 
 def _stopped_short(standing: Standing) -> bool:
     return not standing.is_active and standing.status not in (*FINISHED, FAILED)
 
 
-def _again(manifest: Manifest, rows: list[Row], dry_run: bool, same_code: bool) -> None:
+def _is_fail_fast(standing: Standing) -> bool:
+    return standing.submission is not None and (standing.submission / "held.json").exists()
+
+
+def _planning(manifest: Manifest) -> AbstractContextManager[None]:
+    """Nobody else submits between the look and the submission; a local sweep's runs keep others out themselves."""
+    return submitting(Path(manifest.outputs)) if manifest.launcher == "slurm" else nullcontext()
+
+
+def _tell(rows: list[Row]) -> None:
     for row in rows:
-        log.info("  %-40s %s %s", row.entry.label, row.standing.status.lower(), row.standing.detail)
+        log.info("  %-40s %s", row.entry.label, row.standing.detail or row.standing.status.lower())
     if not rows:
         log.info("nothing to do")
-    if dry_run or not rows:
-        return
+
+
+def _send_again(manifest: Manifest, rows: list[Row], code: Path | None, rerun_failed: bool) -> None:
     configs: dict[str, Config] = {row.entry.signature: row.folder.config() for row in rows}
     for config in configs.values():
         config.paths.outputs = manifest.outputs
     if manifest.launcher == "local":
         settings = LocalLauncherConfig(**manifest.settings)
-        local.run_again(manifest, configs, dataclasses.replace(settings, rerun_failed=not same_code))
+        local.run_again(manifest, configs, dataclasses.replace(settings, rerun_failed=rerun_failed))
         return
-    code = _code_of(manifest) if same_code else None
-    with submitting(manifest.folder):
-        cluster.send(manifest, configs, list(configs), SlurmLauncherConfig(**manifest.settings), code)
+    cluster.send(manifest, configs, list(configs), SlurmLauncherConfig(**manifest.settings), code)
 
 
-def _code_of(manifest: Manifest) -> Path | None:
-    """The snapshot of the sweep's newest submission."""
-    folders = sorted((manifest.folder / "submissions").glob("*/submission.json"))
-    code = Submission.load(folders[-1].parent).code if folders else None
-    return code if code is not None and code.is_dir() else None
+def _code_of(row: Row) -> Path | None:
+    """The snapshot that a point was submitted with; None for one that never was.
+
+    Raises:
+        RunError: when it is gone, because other code must not go on with a run unnoticed.
+    """
+    if row.standing.submission is None or not (row.standing.submission / "submission.json").exists():
+        return None
+    code = Submission.load(row.standing.submission).code
+    if not code.is_dir():
+        raise RunError(
+            f"{code}: the code that {row.entry.label} was submitted with is gone\n"
+            "  way out: submit the sweep again with `hrm-lab sweep`, which takes the code as it is now"
+        )
+    return code
 
 
 def log_file(manifest: Manifest, label: str | None) -> Path:
@@ -137,8 +193,7 @@ def log_file(manifest: Manifest, label: str | None) -> Path:
     for _, folder in candidates:
         if folder.log.exists():
             return folder.log
-        path = submission_of(folder)  # died before it could write a log of its own
-        output = Submission.load(path).log_of(folder.point().task) if path else None
+        output = _output_of(folder)  # of one that died before it could write a log of its own
         if output is not None and output.exists():
             return output
     raise RunError(f"{manifest.name}: there is no log yet\n  way out: see `hrm-lab status {manifest.name}`")
@@ -151,15 +206,24 @@ def sync(manifest: Manifest) -> None:
             sync_or_warn(folder)
 
 
+def _output_of(folder: RunFolder) -> Path | None:
+    """What the point's SLURM task has printed."""
+    if not (folder.path / "point.json").exists() or not (place := folder.point().submission):
+        return None
+    return Submission.load(Path(place)).log_of(folder.point().task)
+
+
 def sweeps(outputs: Path) -> list[tuple[Manifest, Counter[str]]]:
     """Every sweep in a folder with the number of points in each state, newest first."""
     files = sorted(outputs.resolve().glob("sweeps/*/manifest.json"), key=lambda file: -file.stat().st_mtime)
-    found = []
-    for file in files:
-        manifest = load_manifest(outputs, file.parent.name)
-        standings = look([folder for _, folder in manifest.grid()])
-        found.append((manifest, Counter(standing.status for standing in standings)))
-    return found
+    manifests = [load_manifest(outputs, file.parent.name) for file in files]
+    folders = [folder for manifest in manifests for _, folder in manifest.grid()]
+    try:
+        words = iter([standing.status for standing in look(folders)])
+    except slurm.SlurmError as error:
+        log.warning("%s\nSLURM does not answer; these are the points' own words", error)
+        words = iter([folder.status or PENDING for folder in folders])
+    return [(manifest, Counter(next(words) for _ in manifest.grid())) for manifest in manifests]
 
 
 def _find(manifest: Manifest, label: str) -> tuple[Entry, RunFolder]:

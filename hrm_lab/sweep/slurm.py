@@ -25,6 +25,16 @@ COMMAND_S = 60.0  # SLURM's own limit for an answer is 10 s and more on busy clu
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
 
+REFUSALS = {  # of sbatch, and what to do about them
+    "SubmitJobLimit": "fewer jobs: more hydra.launcher.points_per_job, or wait; what was queued goes on, and "
+    "`hrm-lab resume` submits the rest",
+    "invalid qos": "another hydra.launcher.qos; `sacctmgr show qos` lists them",
+    "nvalid account": "another hydra.launcher.account; `sacctmgr show assoc user=$USER` lists yours",
+    "partition": "another hydra.launcher.partition; `sinfo` lists them",
+    "nvalid generic resource": "another hydra.launcher.gres; `sinfo -o '%N %G'` lists them",
+}
+
+
 class SlurmError(UserError):
     """A SLURM command that did not do what it was asked for."""
 
@@ -103,6 +113,9 @@ def _hint(said: str) -> str:
             "this machine belongs to no cluster that it knows of; run this on a login node, or set SLURM_CONF "
             '(for the cluster of `make cluster-up`: eval "$(launch/slurm/cluster.sh env)")'
         )
+    for word, way_out in REFUSALS.items():
+        if word in said:
+            return way_out
     return "see `sinfo` and `scontrol ping`"
 
 
@@ -154,6 +167,12 @@ def ended(job_ids: Iterable[str]) -> dict[str, Ended]:
     return found
 
 
+def restarts(task: str) -> int:
+    """How often SLURM has put a task back into the queue."""
+    match = re.search(r"Restarts=(\d+)", call("scontrol", "show", "job", "-o", task))
+    return int(match.group(1)) if match else 0
+
+
 def job_of_name(name: str) -> str | None:
     """The id of the job that was submitted under this name, if SLURM has not forgotten it."""
     text = call("squeue", "--me", "-h", "-t", "all", "-n", name, "-o", "%F")
@@ -175,7 +194,7 @@ def max_array_tasks(config: Mapping[str, str]) -> int:
     """Tasks that one array may have: MaxArraySize (its indices stay below), or less."""
     size = int(config.get("MaxArraySize", "1001"))
     match = re.search(r"max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
-    return min(size, int(match.group(1))) if match else size
+    return max(1, min(size, int(match.group(1))) if match else size)
 
 
 def partitions() -> dict[str, Partition]:

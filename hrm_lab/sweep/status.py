@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from hrm_lab.manifest import Entry, Manifest
+from hrm_lab.mirror import sync_or_warn
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import CANCELLED, COMPLETED, FAILED, LOST, RUNNING, TIMEOUT, RunFolder
-from hrm_lab.sweep.standing import Standing, look
+from hrm_lab.run_folder import CANCELLED, COMPLETED, ENDED, FAILED, LOST, RUNNING, TIMEOUT, RunFolder
+from hrm_lab.sweep.closing import CLOSED, close_sweep
+from hrm_lab.sweep.standing import STARTING, Standing, look
+from hrm_lab.sweep.submission import Submission
 from hrm_lab.tracking.journal import read_ends
 
 SHOWN_METRICS = ("eval/exact_accuracy", "train/exact_accuracy", "train/lm_loss")  # the first that there is
@@ -51,19 +51,28 @@ def status(manifest: Manifest) -> list[Row]:
     """Every point: where it stands and how far it has got. Runs that died without a word are closed, also in MLflow."""
     runs = manifest.runs()
     standings = look([folder for _, folder in runs])
-    rows = []
-    for (entry, folder), standing in zip(runs, standings, strict=True):
-        if standing.status in (LOST, TIMEOUT, CANCELLED, FAILED):
+    for (_, folder), standing in zip(runs, standings, strict=True):
+        if not standing.is_active:
             _close(folder, standing)
-        rows.append(Row(entry, folder, standing, _progress(folder, standing)))
-    return rows
+    on_slurm = manifest.launcher == "slurm" and not (manifest.folder / CLOSED).exists()
+    if on_slurm and not any(standing.is_active for standing in standings):
+        close_sweep(manifest, "FINISHED" if all(standing.status in ENDED for standing in standings) else "KILLED")
+    return [
+        Row(entry, folder, standing, _progress(folder, standing))
+        for (entry, folder), standing in zip(runs, standings, strict=True)
+    ]
 
 
 def _close(folder: RunFolder, standing: Standing) -> None:
-    """Write down what was found out, if the run itself still says something else."""
+    """Write down what was found out, if the run itself still says something else, and see that MLflow knows."""
     state = folder.state
-    if state is not None and state.status != standing.status:
+    if standing.status in (LOST, TIMEOUT, CANCELLED, FAILED) and state is not None and state.status != standing.status:
         close_dead_run(folder, standing.status, standing.detail)
+        return
+    tracked = folder.tracked
+    # A mirror that was killed has told nobody; one that lives is at it.
+    if state and tracked and tracked.get("told") != state.status and not folder.attempts.is_alive():
+        sync_or_warn(folder)
 
 
 def _progress(folder: RunFolder, standing: Standing) -> Progress:
@@ -83,17 +92,20 @@ def _progress(folder: RunFolder, standing: Standing) -> Progress:
 def held_words(rows: Sequence[Row]) -> list[str]:
     """Why the rest of the sweep does not start, and the way out, once for each submission that is held."""
     words = []
-    for path in dict.fromkeys(filter(None, (submission_of(row.folder) for row in rows))):
-        canary, held = read_note(path / "canary.json"), read_note(path / "held.json")
-        if canary and not canary["ok"]:
-            words.append(
-                f"the canary failed, so nothing was started: {canary['detail']}\n  log: {canary['log']}\n"
-                "  way out: put it right, then `hrm-lab retry`"
-            )
+    for path in dict.fromkeys(row.standing.submission for row in rows if row.standing.is_held):
+        assert path is not None
+        submission = Submission.load(path)
+        canary, held = submission.note("canary"), submission.note("held")
         if held:
             words.append(
-                f"held: {held['points']} points failed with the same error: {held['error']}\n  log: {held['log']}\n"
-                "  way out: `hrm-lab resume` lets the rest run; `hrm-lab cancel` ends it; then `hrm-lab retry`"
+                f"{submission.held}\n  log: {held['log']}\n"
+                "  way out: `hrm-lab resume` lets the rest run; `hrm-lab cancel` ends it"
+            )
+        else:
+            place = canary["log"] if canary else submission.folder / "logs"
+            words.append(
+                f"nothing was started: {submission.held or 'the canary died without a word'}\n  log: {place}\n"
+                "  way out: put it right, then `hrm-lab retry`"
             )
     return words
 
@@ -141,7 +153,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """What a table has no room for: why points are where they are, and where the log is; and why nothing starts."""
-    told = [row for row in rows if row.standing.detail and row.standing.detail != "starting"]
+    told = [row for row in rows if row.standing.detail and row.standing.detail != STARTING]
     by_words: dict[tuple[str, str], list[Row]] = {}
     for row in told:
         by_words.setdefault((row.standing.status, row.standing.detail), []).append(row)
@@ -157,16 +169,3 @@ def duration(seconds: float) -> str:
     """Hours and minutes, or minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
-
-
-def submission_of(folder: RunFolder) -> Path | None:
-    """The folder of the submission that a run was last part of."""
-    if not (folder.path / "point.json").exists():
-        return None
-    submission = folder.point().submission
-    return Path(submission) if submission else None
-
-
-def read_note(path: Path) -> dict[str, Any] | None:
-    """What a submission's job has written down for others: canary.json, held.json."""
-    return dict(json.loads(path.read_text())) if path.exists() else None

@@ -126,6 +126,19 @@ class Submission:
         chunk = next(chunk for chunk in self.chunks if chunk.first <= task < chunk.first + chunk.count)
         return f"{chunk.job_id}_{task - chunk.first}" if chunk.job_id else None
 
+    def note(self, name: str) -> dict[str, Any] | None:
+        """What a job has written down for others: `canary`, how it went; `held`, why the rest does not start."""
+        path = self.folder / f"{name}.json"
+        return dict(json.loads(path.read_text())) if path.exists() else None
+
+    @property
+    def held(self) -> str:
+        """Why what has not started does not start; empty where nothing holds it."""
+        canary, held = self.note("canary"), self.note("held")
+        if canary is not None and not canary["ok"]:
+            return f"the canary failed: {canary['detail']}"
+        return f"held: {held['points']} points failed with the same error: {held['error']}" if held else ""
+
     def runs(self, task: int) -> list[RunFolder]:
         """The run folders of a task's points."""
         return [RunFolder(self.outputs / "runs" / signature) for signature in self.tasks[task]]
@@ -178,6 +191,7 @@ class Submission:
         }
         place = f"{shlex.quote(str(self.folder))} {chunk.first}"
         python = f"{shlex.quote(sys.executable)} -u -P -m hrm_lab.sweep"
+        end = f"{python} {'after-canary' if is_canary else 'after'}"
         array = {} if is_canary else {"map_count": chunk.count, "array_parallelism": chunk.parallelism or chunk.count}
         executor.update_parameters(
             job_name=chunk.name,
@@ -188,7 +202,12 @@ class Submission:
             signal_delay_s=launcher.signal_lead_s,
             stderr_to_stdout=True,
             setup=[*self._setup(chunk), *launcher.setup],
-            teardown=["code=$?", f"{python} after {place} $code" if not is_canary else "", "exit $code"],
+            # SLURM's controller may be away for a moment, just then.
+            teardown=[
+                "code=$?",
+                f"for pause in 5 20 60; do {end} {place} $code && break; sleep $pause; done",
+                "exit $code",
+            ],
             wckey=None,  # submitit's own would be refused where such keys are enforced
             srun_args=["--kill-on-bad-exit=1", "--open-mode=append", *launcher.srun_args],
             additional_parameters={
@@ -243,17 +262,15 @@ def split(job: str, tasks: int, max_array: int, parallelism: int | None) -> list
 
 
 @contextmanager
-def submitting(sweep_folder: Path) -> Iterator[None]:
-    """Keep a second command from submitting the same sweep at the same time.
+def submitting(outputs: Path) -> Iterator[None]:
+    """Keep a second command from submitting runs of the same folder at the same time: sweeps may share points.
 
     Raises:
         RunError: when one is at it.
     """
-    sweep_folder.mkdir(parents=True, exist_ok=True)
+    (outputs / "sweeps").mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(sweep_folder / ".submitting", timeout=2):
+        with FileLock(outputs / "sweeps" / ".submitting", timeout=2):
             yield
     except Timeout:
-        raise RunError(
-            f"{sweep_folder.name}: another command is submitting this sweep right now\n  way out: wait for it"
-        ) from None
+        raise RunError(f"{outputs}: another command is submitting right now\n  way out: wait for it") from None

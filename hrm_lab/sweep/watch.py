@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import RUNNING, RunFolder
-from hrm_lab.sweep.status import notes, status, status_table, summary
+from hrm_lab.sweep.status import held_words, notes, status, status_table, summary
 from hrm_lab.tracking.journal import JournalReader
 
 log = logging.getLogger("hrm_lab")
@@ -108,7 +108,7 @@ class _Lines:
 
 
 def watch(manifest: Manifest) -> None:
-    """Show a sweep that SLURM runs until no point of it is on its way any more.
+    """Show a sweep that SLURM runs until no point of it is on its way any more, or what is left is held.
 
     Raises:
         KeyboardInterrupt: after saying that the jobs go on.
@@ -124,9 +124,11 @@ def watch(manifest: Manifest) -> None:
                 elif (now := summary(rows)) != said:
                     log.info("%s: %s", manifest.name, now)
                     said = now
-                if not any(row.standing.is_active for row in rows):
-                    return
+                if not any(row.standing.is_active and not row.standing.is_held for row in rows):
+                    break
                 time.sleep(SLURM_PAUSE)
+        for words in held_words(rows):
+            console.print(words, highlight=False, markup=False)
     except KeyboardInterrupt:
         name = manifest.name
         console.print(

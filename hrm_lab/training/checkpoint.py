@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +23,13 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, check: Calla
     """Write `state` as FOLDER/step_NNNNNNNN, then drop all but the newest `keep`.
 
     Args:
-        check: called right before the checkpoint takes its name; raises when it must not.
+        check: called before anything is written and right before the checkpoint takes its name; raises when it must
+            not.
     """
     target = folder / f"step_{step:08d}"
-    temporary = folder / f".tmp_{target.name}"
+    # A replaced attempt may still be writing the same step, so each process has a name of its own.
+    temporary = folder / f".tmp_{platform.node()}_{os.getpid()}"
+    check()
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     torch.save(state, temporary / "state.pt")
@@ -37,7 +41,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, check: Calla
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     _fsync(folder)
-    for old in _newest_first(folder)[keep:]:
+    # Also what processes that were killed while they saved have left.
+    for old in [*_newest_first(folder)[keep:], *folder.glob(".tmp_*")]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 

@@ -16,11 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hrm_lab.config import TrainingConfig, check_world_size
-from hrm_lab.errors import ConfigError, RunError
-
-
-class PeerLost(RunError):
-    """Another process of the run has died, or failed for a reason of its own."""
+from hrm_lab.errors import ConfigError, PeerLost
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from hrm_lab.model.act import reason
@@ -11,10 +13,15 @@ from hrm_lab.training.batches import Batches
 
 
 @torch.inference_mode()
-def evaluate(model: HRM, batches: Batches, global_batch_size: int) -> dict[str, float]:
+def evaluate(
+    model: HRM, batches: Batches, global_batch_size: int, after_batch: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Metrics `eval/<metric>` over all test sets, and `eval/<set>/<metric>` too where there are several.
 
     Every process takes its share of each batch and gets the same result.
+
+    Args:
+        after_batch: called after every batch; whatever it raises ends the evaluation.
     """
     model.eval()
     ranks, steps = batches.ranks, model.config.halt_max_steps
@@ -25,6 +32,7 @@ def evaluate(model: HRM, batches: Batches, global_batch_size: int) -> dict[str, 
         for batch in batches.evaluation(split, global_batch_size):
             *_, prediction = reason(model, batch, steps)
             sums += eval_sums(prediction, batch, steps, token_loss)
+            after_batch()
         ranks.sum_([sums])
         per_set[name] = sums
     model.train()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,7 @@ class Trainer:
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.stopped: str | None = None
+        self.evaluation_is_due = False  # an iteration is trained, and left before it was evaluated
         self.seconds = 0.0  # of all attempts together, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self._pace = Pace()
@@ -150,6 +152,8 @@ class Trainer:
         if self.step == 0 and self.config.training.eval_first:
             self._record(self._evaluate())
         self._pace = Pace()
+        if self.evaluation_is_due:
+            self._end_iteration()
         while self.step < last_step and self.stopped is None:
             self.train_step()
             self._pace.steps += 1
@@ -158,6 +162,7 @@ class Trainer:
             if self.step % self.config.training.log_interval == 0:
                 self._log_window()
             if self.step % self.sampler.steps_per_iteration == 0:
+                self.evaluation_is_due = True
                 self._end_iteration()
             elif self.config.training.checkpoint_interval and self.step % self.config.training.checkpoint_interval == 0:
                 self.save()
@@ -173,6 +178,7 @@ class Trainer:
         if wish == Leave.NO:
             return
         self.agreement.close()
+        self.model.train()  # an evaluation may have been left
         if wish == Leave.AFTER_SAVING:
             self.save()
         raise Left(self.step, saved=wish == Leave.AFTER_SAVING)
@@ -245,7 +251,8 @@ class Trainer:
     def _end_iteration(self) -> None:
         """Evaluate, keep the weights if they are the best so far, ask the stopper, and save."""
         self._take_time(training=True)
-        metrics = self._evaluate()
+        metrics = self._evaluate(self._leave_if_asked)
+        self.evaluation_is_due = False
         self._take_time(training=False)
         self._refuse_divergence("eval/lm_loss", metrics.get("eval/lm_loss", 0.0))
         self._keep_best(metrics)
@@ -263,8 +270,8 @@ class Trainer:
                 "  way out: a lower optim.lr, more optim.lr_warmup_steps, or an earlier stop"
             )
 
-    def _evaluate(self) -> dict[str, float]:
-        return evaluate(self.model, self.batches, self.eval_batch_size)
+    def _evaluate(self, after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
+        return evaluate(self.model, self.batches, self.eval_batch_size, after_batch)
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
         stopping = self.config.stopping
@@ -323,6 +330,7 @@ class Trainer:
             "window": [window, self.window_steps],
             "best": [self.best_value, self.best_step],
             "stopped": self.stopped,
+            "evaluation_is_due": self.evaluation_is_due,
             "stopper": self.stopper.state_dict(),
             "seconds": [self.seconds, self.train_seconds],
         }
@@ -346,6 +354,7 @@ class Trainer:
         self.seconds, self.train_seconds = state["seconds"]
         self.best_value, self.best_step = state["best"]
         self.stopped = state["stopped"]
+        self.evaluation_is_due = state["evaluation_is_due"]
         self.stopper.load_state_dict(state["stopper"])
 
     def _resume(self) -> None:

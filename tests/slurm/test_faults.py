@@ -52,7 +52,7 @@ def assert_same_as_undisturbed(lab: Lab, row: Row, expected: str) -> None:
     assert journal_steps(row.folder, "train/lm_loss") == steps
     assert row.folder.run_id is not None
     assert [step for step, _ in lab.store().history(row.folder.run_id, "train/lm_loss")] == steps
-    assert lab.record(row.folder).status == "FINISHED"
+    wait_for(lambda: lab.record(row.folder).status == "FINISHED", 30, "MLflow to be told")
 
 
 def newest(row: Row) -> Attempt:

@@ -45,7 +45,8 @@ def test_submit_and_walk_away_then_do_it_again(lab: Lab) -> None:
     shown = lab.run("status", "walk").stdout
     for text in ("200/200", "TrainingDiverged", str(bad.folder.log), "eval/exact_accuracy", "1 COMPLETED"):
         assert text in shown, shown
-    assert [lab.record(row.folder).status for row in (good, bad)] == ["FINISHED", "FAILED"]
+    for row, word in ((good, "FINISHED"), (bad, "FAILED")):
+        wait_for(lambda row=row, word=word: lab.record(row.folder).status == word, 30, "MLflow to be told")
     store = lab.store()
     parent = store.sweep_run("walk", "")
     assert {lab.record(row.folder).tags["mlflow.parentRunId"] for row in (good, bad)} == {parent}

@@ -73,7 +73,8 @@ ENDING = Queued("COMPLETING", "node1", "None")
         (State(RUNNING), None, Ended("TIMEOUT", "node1", 9.0), True, TIMEOUT, False),
         (State(RUNNING), None, Ended("OUT_OF_MEMORY", "node1", 9.0), True, FAILED, False),
         (State(RUNNING), None, Ended("COMPLETED", "node1", 9.0), True, LOST, False),
-        (State(RUNNING), None, Ended("RUNNING", "node1", 9.0), True, RUNNING, True),  # accounting lags
+        (State(RUNNING), None, Ended("RUNNING", "node1", 0.0), True, RUNNING, True),  # accounting lags
+        (State(PENDING), None, Ended("RUNNING", "node1", 0.0), False, LOST, False),
         (State(INTERRUPTED), None, None, True, LOST, False),
         (State(CANCELLED), None, None, True, CANCELLED, False),
     ],
@@ -82,7 +83,7 @@ def test_join(
     written: State | None, queued: Queued | None, ended: Ended | None, tried: bool, status: str, active: bool
 ) -> None:
     attempts = (Attempt(1, "node1", 1, 0.0, 0.0, 0, Job("7_0")),) if tried else ()
-    standing = join(written, "7_0", queued, ended, attempts, "")
+    standing = join(written, "7_0", queued, ended, attempts, "", now=10.0)
     assert (standing.status, standing.is_active) == (status, active)
 
 
