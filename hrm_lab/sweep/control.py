@@ -16,7 +16,7 @@ from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, load_manifest
 from hrm_lab.mirror import sync_or_warn
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import CANCELLED, FAILED, FINISHED, PENDING, RUNNING, RunFolder
+from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, FINISHED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep import cluster, local, slurm
 from hrm_lab.sweep.closing import close_sweep
 from hrm_lab.sweep.standing import Standing, look
@@ -55,11 +55,13 @@ def _refuse_other_points(manifest: Manifest, rows: list[Row]) -> None:
     """A task may train several points: those that nobody has named must not end with it."""
     named = {row.entry.signature for row in rows}
     for row in rows:
-        submission = Submission.load(row.standing.submission) if row.standing.submission else None
-        others = set(submission.tasks[row.folder.point().task]) - named if submission else set()
+        if row.standing.submission is None:
+            continue
+        task = Submission.load(row.standing.submission).runs(row.folder.point().task)
+        others = [folder for folder in task if folder.path.name not in named and folder.status not in ENDED]
         if others:
             raise RunError(
-                f"{row.entry.label}: its job also trains {', '.join(sorted(others))}\n"
+                f"{row.entry.label}: its job also trains {', '.join(folder.point().label for folder in others)}\n"
                 f"  way out: `hrm-lab cancel {manifest.name}` ends the whole sweep, or wait"
             )
 
@@ -67,9 +69,8 @@ def _refuse_other_points(manifest: Manifest, rows: list[Row]) -> None:
 def _canaries(manifest: Manifest, rows: list[Row]) -> list[str]:
     """Canaries of this sweep's submissions that these points still wait for."""
     submissions = (Submission.load(path) for path in _own_submissions(manifest, rows))
-    return [
-        each.canary.job_id for each in submissions if each.canary and each.canary.job_id and not each.note("canary")
-    ]
+    canaries = [each.canary for each in submissions if each.canary is not None and not each.note("canary")]
+    return [canary.job_id for canary in canaries if canary.job_id]
 
 
 def _own_submissions(manifest: Manifest, rows: list[Row]) -> list[Path]:
