@@ -39,7 +39,7 @@ SMALL = [
     "training.eval_interval=50",
     "training.global_batch_size=16",
     "training.log_interval=20",
-    "training.checkpoint_interval=50",
+    "training.checkpoint_interval=25",
     "training.eval_first=false",
     "hydra.launcher.array_parallelism=null",
 ]

@@ -231,8 +231,8 @@ def test_processes_train_one_model_together(lab: Lab, nodes: int, tasks: int) ->
 
 def test_a_rank_that_dies_ends_the_job_which_goes_on(lab: Lab) -> None:
     shape = ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=4"]
-    lab.sweep("ranks", "training.epochs=200", "hydra.launcher.canary=false", *shape)
-    wait_for(lambda: lab.rows("ranks")[0].folder.newest_step >= 100, 90, "the training")
+    lab.sweep("ranks", "training.epochs=100", "hydra.launcher.canary=false", *shape)
+    wait_for(lambda: lab.rows("ranks")[0].folder.newest_step >= 50, 90, "the training")
     (row,) = lab.rows("ranks")
     main = attempts(row.folder)[-1].pid
     place = f"hrm_lab.sweep train {load_manifest(lab.outputs, 'ranks').folder}"
