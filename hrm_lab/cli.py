@@ -292,13 +292,20 @@ def config(overrides: Overrides = None) -> None:
 
     from hrm_lab.compose import compose_config
     from hrm_lab.config import settings
+    from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
 
-    table = Table("key", "value", "unit", "range", "meaning")
-    for key, value, meta in settings(compose_config(overrides or [])):
-        low, high = ("" if bound is None else f"{bound:g}" for bound in (meta.low, meta.high))
-        extent = ", ".join(meta.choices) or (f"{low} .. {high}" if low or high else "")
-        table.add_row(key, str(value), meta.unit, extent, meta.help)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for title, listed in (
+        ("", settings(compose_config(overrides or []))),
+        ("hydra/launcher=local", settings(LocalLauncherConfig(), KEY)),
+        ("hydra/launcher=slurm", settings(SlurmLauncherConfig(), KEY)),
+    ):
+        table = Table("key", "value", "unit", "range", "meaning", title=title, title_justify="left")
+        for key, value, meta in listed:
+            low, high = ("" if bound is None else f"{bound:g}" for bound in (meta.low, meta.high))
+            extent = ", ".join(meta.choices) or (f"{low} .. {high}" if low or high else "")
+            table.add_row(key, str(value), meta.unit, extent, meta.help)
+        console.print(table)
 
 
 @app.command()

@@ -71,6 +71,7 @@ class RunFolder:
     def prepare(self, config: Config, point: Point) -> None:
         """Make the folder and write down what is to be run. Settings that cannot change the result may differ."""
         self.path.mkdir(parents=True, exist_ok=True)
+        keep_out_of_git(self.path.parents[1])
         write_json(self.path / "config.json", schema.to_dict(config))
         write_json(self.path / "point.json", asdict(point))
         if self.state is not None:
@@ -160,6 +161,12 @@ class RunFolder:
                 f"{self.path / name}: cannot be read ({error})\n  way out: delete the run folder and train again"
             ) from None
         return values
+
+
+def keep_out_of_git(outputs: Path) -> None:
+    """What runs leave is no part of the code, wherever in a checkout it lies: a snapshot must not copy it."""
+    if not (outputs / ".gitignore").exists():
+        (outputs / ".gitignore").write_text("*\n")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ class Action(Enum):
     RETRY = "failed before, runs again"
     SKIP_DONE = "done"
     SKIP_ACTIVE = "running or queued, left alone"
+    SKIP_HELD = "queued and held, left alone"
     SKIP_FAILED = "failed before, left alone"
     OUT_OF_GRID = "no longer in the grid, left alone"
 
@@ -47,7 +48,7 @@ def decide(standing: Standing, in_grid: bool, rerun_failed: bool) -> Action:
     if standing.status in FINISHED:
         return Action.SKIP_DONE
     if standing.is_active:
-        return Action.SKIP_ACTIVE
+        return Action.SKIP_HELD if standing.is_held else Action.SKIP_ACTIVE
     if standing.status == FAILED:
         return Action.RETRY if rerun_failed else Action.SKIP_FAILED
     return Action.START if standing.status == PENDING and not standing.attempts else Action.RESUME
@@ -72,5 +73,7 @@ def show_plan(plan: Plan) -> None:
         names = [entry.label for entry, _, other in plan if other is action]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         log.info("%5d  %-34s %s%s", counts[action], action.value, ", ".join(names[:NAMED]), more)
+    if counts[Action.SKIP_HELD]:
+        log.info("       `hrm-lab status` says why they are held, and what to do")
     if counts[Action.SKIP_FAILED]:
         log.info("       failed points run again with --retry-failed, or `hrm-lab retry`")

@@ -13,6 +13,7 @@ from hrm_lab.config import Config, ModelConfig
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, SlurmLauncherConfig
 from hrm_lab.sweep import slurm
+from hrm_lab.sweep.slurm import Partition
 from hrm_lab.tracking.store import refuse_silent_server, tracking_uri
 
 GIB = 2**30
@@ -107,14 +108,19 @@ def _cluster(launcher: SlurmLauncherConfig, tasks: int) -> Iterator[UserError]:
     yield from _limits(launcher, tasks)
     known = slurm.partitions()
     default = next((name for name, partition in known.items() if partition.is_default), None)
-    name = launcher.partition or default
-    if name is None:
+    asked = launcher.partition or default
+    if asked is None:
         yield ConfigError(f"{KEY}partition", None, "the cluster has no default", f"one of {', '.join(known)}")
         return
-    if name not in known:
-        yield ConfigError(f"{KEY}partition", name, "no such partition", f"one of {', '.join(known)}")
-        return
-    partition = known[name]
+    for name in asked.split(","):  # SLURM takes the first that has room
+        if name in known:
+            yield from _partition(launcher, known[name])
+        else:
+            yield ConfigError(f"{KEY}partition", name, "no such partition", f"one of {', '.join(known)}")
+
+
+def _partition(launcher: SlurmLauncherConfig, partition: Partition) -> Iterator[UserError]:
+    name = partition.name
     if not partition.is_up:
         yield ConfigError(f"{KEY}partition", name, "is not up", "see `sinfo`, or take another one")
     if launcher.time_min > partition.max_time_min:

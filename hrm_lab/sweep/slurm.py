@@ -5,6 +5,7 @@ An array task is named as squeue writes it, 12_3. Each question is one call, wha
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
@@ -221,9 +222,10 @@ def nodes() -> list[Node]:
 
 
 def accounts() -> list[str] | None:
-    """All accounts that accounting knows; None where there is no accounting to ask."""
+    """The user's accounts, or all of them where users have none; None where there is no accounting to ask."""
     try:
-        return sorted(set(call("sacctmgr", "-n", "-P", "show", "account", "format=account").split()))
+        mine = call("sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}", "format=account").split()
+        return sorted(set(mine or call("sacctmgr", "-n", "-P", "show", "account", "format=account").split())) or None
     except SlurmError:
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hrm_lab.errors import UserError
+from hrm_lab.run_folder import keep_out_of_git
 from hrm_lab.tracking.provenance import PACKAGE, SOURCE_FILE, git, source, tree_of_worktree
 
 
@@ -23,6 +24,8 @@ def take(outputs: Path) -> Path:
     Raises:
         UserError: when the copy cannot be made.
     """
+    outputs.mkdir(parents=True, exist_ok=True)
+    keep_out_of_git(outputs)
     source.cache_clear()
     code = source()
     name = code.tree[:16] or f"installed-{_hash_of_package()}"

@@ -32,6 +32,7 @@ from hrm_lab.sweep.submission import split
         (Standing(PENDING), False, Action.START),
         (Standing(PENDING, is_active=True), True, Action.SKIP_ACTIVE),
         (Standing(PREEMPTED, is_active=True), True, Action.SKIP_ACTIVE),
+        (Standing(PENDING, is_active=True, is_held=True), True, Action.SKIP_HELD),
         (Standing(RUNNING, is_active=True), True, Action.SKIP_ACTIVE),
         (Standing(COMPLETED), True, Action.SKIP_DONE),
         (Standing(STOPPED), True, Action.SKIP_DONE),
