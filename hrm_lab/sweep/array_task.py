@@ -60,7 +60,10 @@ def train(submission: Submission, task: int) -> int:
             return DONE
         time.sleep(MAIN_PROCESS_S)  # the main one writes down why, unless it waits for this process for ever
         return SOME_FAILED
-    if _unfinished(submission, task):
+    unfinished = _unfinished(submission, task)
+    if _was_replaced(unfinished):
+        return DONE  # with anything else srun would end the step of this name, which is the new one's by now
+    if unfinished:
         return UNFINISHED
     _close_sweep_if_ended(submission)
     return SOME_FAILED if any(folder.status == FAILED for folder in submission.runs(task)) else DONE
@@ -70,6 +73,18 @@ def _unfinished(submission: Submission, task: int) -> list[RunFolder]:
     """The task's points that it is still to train: not ended, and not given to another submission since."""
     mine = [folder for folder in submission.runs(task) if folder.point().submission == str(submission.folder)]
     return [folder for folder in mine if folder.status not in ENDED]
+
+
+def _was_replaced(points: list[RunFolder]) -> bool:
+    """Whether a newer life of this task, or another job, has taken one of its points over."""
+    newest = [attempts[-1].job for attempts in (folder.attempts.all() for folder in points) if attempts]
+    me = task_name(), _restart()
+    return any((job.id, job.restart) > me if job.id == me[0] else job.id and _began(points, me) for job in newest)
+
+
+def _began(points: list[RunFolder], me: tuple[str, int]) -> bool:
+    """Whether this life of the task has begun to train one of the points."""
+    return any((attempt.job.id, attempt.job.restart) == me for folder in points for attempt in folder.attempts.all())
 
 
 def _close_sweep_if_ended(submission: Submission) -> None:
@@ -134,22 +149,23 @@ def _count_failure(submission: Submission, folder: RunFolder, error: Exception) 
         return
     log.error("%d points have failed with the same error; the rest is held", count)
     write_json(submission.folder / "held.json", {"error": one_line(error), "points": count, "log": str(folder.log)})
-    slurm.hold(Submission.load(submission.folder).job_ids)
+    try:
+        slurm.hold(Submission.load(submission.folder).job_ids)
+    except slurm.SlurmError as refused:
+        (submission.folder / "held.json").unlink()  # the next failure tries again
+        log.warning("%s", refused)
 
 
 def after(submission: Submission, task: int, code: int) -> None:
     """Look at how the task's processes ended; put the task back into the queue if a point of it is not done."""
     # One that another process trains, here or elsewhere, is not this task's any more.
     points = [folder for folder in _unfinished(submission, task) if not folder.attempts.is_alive()]
-    if not points or not _is_still_mine():
+    if not points or _was_replaced(points) or not _is_still_mine():
         return
     launcher, restart = submission.launcher, _restart()
-    began = any(
-        attempt.job.id == task_name() and attempt.job.restart == restart
-        for folder in points
-        for attempt in folder.attempts.all()
-    )
-    if not began and restart >= launcher.max_restarts:  # a loop that no attempt could count
+    if (
+        not _began(points, (task_name(), restart)) and restart >= launcher.max_restarts
+    ):  # a loop that no attempt could count
         for folder in points:
             detail = f"its job ended {restart + 1} times before the training began, last with exit status {code}"
             close_dead_run(folder, FAILED, f"{detail}; its output is {submission.log_of(task)}")
