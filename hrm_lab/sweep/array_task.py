@@ -76,15 +76,17 @@ def _unfinished(submission: Submission, task: int) -> list[RunFolder]:
 
 
 def _was_replaced(points: list[RunFolder]) -> bool:
-    """Whether a newer life of this task, or another job, has taken one of its points over."""
-    newest = [attempts[-1].job for attempts in (folder.attempts.all() for folder in points) if attempts]
-    me = task_name(), _restart()
-    return any((job.id, job.restart) > me if job.id == me[0] else job.id and _began(points, me) for job in newest)
+    """Whether this life of the task has begun to train one of the points, and a newer attempt has taken it over."""
+    return any(_my_life() in lives and lives[-1] != _my_life() for lives in map(_lives, points))
 
 
-def _began(points: list[RunFolder], me: tuple[str, int]) -> bool:
-    """Whether this life of the task has begun to train one of the points."""
-    return any((attempt.job.id, attempt.job.restart) == me for folder in points for attempt in folder.attempts.all())
+def _lives(folder: RunFolder) -> list[tuple[str, int]]:
+    """Task and restart of each attempt of a run, oldest first."""
+    return [(attempt.job.id, attempt.job.restart) for attempt in folder.attempts.all()]
+
+
+def _my_life() -> tuple[str, int]:
+    return task_name(), _restart()
 
 
 def _close_sweep_if_ended(submission: Submission) -> None:
@@ -163,9 +165,8 @@ def after(submission: Submission, task: int, code: int) -> None:
     if not points or _was_replaced(points) or not _is_still_mine():
         return
     launcher, restart = submission.launcher, _restart()
-    if (
-        not _began(points, (task_name(), restart)) and restart >= launcher.max_restarts
-    ):  # a loop that no attempt could count
+    began = any(_my_life() in _lives(folder) for folder in points)
+    if not began and restart >= launcher.max_restarts:  # a loop that no attempt could count
         for folder in points:
             detail = f"its job ended {restart + 1} times before the training began, last with exit status {code}"
             close_dead_run(folder, FAILED, f"{detail}; its output is {submission.log_of(task)}")
