@@ -77,12 +77,13 @@ def _writable(outputs: Path) -> Iterator[UserError]:
 def _room(configs: Sequence[Config], outputs: Path) -> Iterator[UserError]:
     existing = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    needed = sum(bytes_of_run(config) for config in configs) + SPARE_BYTES
-    if needed > free:
+    needed = sum(bytes_of_run(config) for config in configs)
+    if needed + SPARE_BYTES > free:
         yield ConfigError(
             "paths.outputs",
             outputs,
-            f"{len(configs)} runs leave about {needed / GIB:.1f} GiB, and the disk has {free / GIB:.1f} GiB free",
+            f"{len(configs)} runs leave about {needed / GIB:.2f} GiB and one more should stay free, of which there are "
+            f"{free / GIB:.2f}",
             "take another disk, training.keep_checkpoints=1, or fewer points",
         )
 

@@ -61,6 +61,22 @@ def test_submit_and_walk_away_then_do_it_again(lab: Lab) -> None:
     assert "TrainingDiverged" in lab.run("logs", "walk", "lr=1e+38").stdout
 
 
+def test_what_cannot_run_is_refused_before_anything_is_queued(lab: Lab) -> None:
+    before = queued_arrays()
+    wrong = ["account=nope", "time_min=100000", "gres=gpu:a100:4", "cpus_per_task=99", "mem_gb=9999"]
+    del lab.environment["MLFLOW_TRACKING_URI"]
+    refused = lab.sweep("wrong", *SHORT, *(f"hydra.launcher.{text}" for text in wrong), check=False)
+    assert refused.returncode == 1
+    for text in [*(f"hydra.launcher.{text}: " for text in wrong), "tracking.uri=sqlite", "make server"]:
+        assert text in refused.stderr, refused.stderr
+    nowhere = lab.sweep(
+        "wrong", *SHORT, "hydra.launcher.partition=nope", "tracking.uri=http://localhost:1", check=False
+    )
+    for text in ("no such partition", "one of main, low", "is another machine on every node"):
+        assert text in nowhere.stderr, nowhere.stderr
+    assert queued_arrays() == before
+
+
 KILLING_SBATCH = """#!/bin/bash
 {sbatch} "$@" > {folder}/said
 kill -9 $PPID
