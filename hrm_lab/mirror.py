@@ -56,8 +56,6 @@ STATUS = {
     TIMEOUT: "KILLED",
     LOST: "KILLED",
 }
-# MLflow's own client would try for four minutes; here a failed round is simply tried again.
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class Mirror:
@@ -204,12 +202,14 @@ def sync(folder: RunFolder) -> None:
         Mirror(folder).sync()
 
 
-def sync_or_warn(folder: RunFolder) -> None:
-    """Like `sync`, for callers who have more important things to do than to fail over a server."""
+def sync_or_warn(folder: RunFolder) -> bool:
+    """Like `sync`, for callers who have more important things to do than to fail over a server; whether it worked."""
     try:
         sync(folder)
     except Exception as error:
         log.warning("%s: the tracking store could not be told (%s)", folder.path, _one_line(error))
+        return False
+    return True
 
 
 @contextmanager
@@ -227,9 +227,7 @@ def mirrored(folder: RunFolder, attempt: int, is_hurried: Callable[[], bool]) ->
     command = [sys.executable, "-P", "-m", "hrm_lab.mirror", str(folder.path), str(attempt)]
     code = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     # A group of its own: Ctrl-C and SLURM's signals are for the training, which ends the mirror by closing its input.
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, process_group=0, env=IMPATIENT | os.environ | {"PYTHONPATH": code}
-    )
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0, env=os.environ | {"PYTHONPATH": code})
     try:
         yield
     finally:

@@ -264,14 +264,20 @@ def one_line(error: BaseException) -> str:
 
 
 def close_dead_run(folder: RunFolder, status: str, detail: str) -> State:
-    """Write down the end of a run whose process died without doing so itself, so that it does not run for ever."""
-    now = folder.state
-    if now is not None and now.status in ENDED:  # it has ended by its own word since it was looked at
-        return now
-    folder.state = state = State(status, detail)
+    """Write down the end of a run whose process died without doing so itself, and tell MLflow."""
+    state = end_dead_run(folder, status, detail)
     began = (folder.path / "provenance.json").exists()
     if status == FAILED and not began:
         folder.write_provenance()
     if began or status == FAILED:  # one that was cancelled before it began is no run
         sync_or_warn(folder)
+    return state
+
+
+def end_dead_run(folder: RunFolder, status: str, detail: str) -> State:
+    """Write down the end of a run whose process died without doing so itself, so that it does not run for ever."""
+    now = folder.state
+    if now is not None and now.status in ENDED:  # it has ended by its own word since it was looked at
+        return now
+    folder.state = state = State(status, detail)
     return state

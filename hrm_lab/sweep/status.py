@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from rich.table import Table
 
 from hrm_lab.manifest import Entry, Manifest
 from hrm_lab.mirror import sync_or_warn
-from hrm_lab.run import close_dead_run
+from hrm_lab.run import end_dead_run
 from hrm_lab.run_folder import CANCELLED, COMPLETED, ENDED, FAILED, LOST, RUNNING, TIMEOUT, RunFolder
 from hrm_lab.sweep.closing import CLOSED, close_sweep
 from hrm_lab.sweep.standing import STARTING, Standing, look
 from hrm_lab.sweep.submission import Submission
 from hrm_lab.tracking.journal import read_ends
 
+TELLING_S = 5.0  # of one look at a sweep, spent on telling MLflow what was found out
 SHOWN_METRICS = ("eval/exact_accuracy", "train/exact_accuracy", "train/lm_loss")  # the first that there is
 STYLES = {FAILED: "red", LOST: "red", TIMEOUT: "red", RUNNING: "cyan", COMPLETED: "green", CANCELLED: "yellow"}
 
@@ -51,9 +53,7 @@ def status(manifest: Manifest) -> list[Row]:
     """Every point: where it stands and how far it has got. Runs that died without a word are closed, also in MLflow."""
     runs = manifest.runs()
     standings = look([folder for _, folder in runs])
-    for (_, folder), standing in zip(runs, standings, strict=True):
-        if not standing.is_active:
-            _close(folder, standing)
+    _close(list(zip([folder for _, folder in runs], standings, strict=True)))
     on_slurm = manifest.launcher == "slurm" and not (manifest.folder / CLOSED).exists()
     if on_slurm and not any(standing.is_active for standing in standings):
         close_sweep(manifest, "FINISHED" if all(standing.status in ENDED for standing in standings) else "KILLED")
@@ -63,16 +63,26 @@ def status(manifest: Manifest) -> list[Row]:
     ]
 
 
-def _close(folder: RunFolder, standing: Standing) -> None:
-    """Write down what was found out, if the run itself still says something else, and see that MLflow knows."""
-    state = folder.state
-    if standing.status in (LOST, TIMEOUT, CANCELLED, FAILED) and state is not None and state.status != standing.status:
-        close_dead_run(folder, standing.status, standing.detail)
-        return
-    tracked = folder.tracked
-    # A mirror that was killed has told nobody; one that lives is at it.
-    if state and tracked and tracked.get("told") != state.status and not folder.attempts.is_alive():
-        sync_or_warn(folder)
+def _close(points: Sequence[tuple[RunFolder, Standing]]) -> None:
+    """Write down what was found out where a run itself still says something else, and see that MLflow knows.
+
+    A store that is slow or away must not keep anybody from an answer: what it has not got is sent by the next look.
+    """
+    untold = []
+    for folder, standing in points:
+        state = folder.state
+        if standing.is_active or state is None:
+            continue
+        if standing.status in (LOST, TIMEOUT, CANCELLED, FAILED) and state.status != standing.status:
+            state = end_dead_run(folder, standing.status, standing.detail)
+        tracked = folder.tracked
+        if tracked and tracked.get("told") != state.status:
+            untold.append(folder)
+    deadline = time.monotonic() + TELLING_S
+    for folder in untold:
+        is_mirrored = folder.attempts.is_alive()
+        if time.monotonic() > deadline or not (is_mirrored or sync_or_warn(folder)):
+            return
 
 
 def _progress(folder: RunFolder, standing: Standing) -> Progress:

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits per request
 MAX_RUN_IDS = 200  # in one query
 PROBE_S = 5.0
+CLIENT = {
+    # By itself it would try for four minutes; nobody here waits that long, and what failed is sent again.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends
+}
 KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
 REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
 
@@ -68,7 +74,8 @@ class Store:
         outputs.mkdir(parents=True, exist_ok=True)
         for chatty in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines for each run that ends
+        for name, value in CLIENT.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
