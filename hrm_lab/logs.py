@@ -12,12 +12,20 @@ log = logging.getLogger("hrm_lab")
 FORMAT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
 
 
+class _StandardError(logging.Handler):
+    """Writes to what standard error is at the moment: a progress bar puts itself in between, below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def log_to_console() -> None:
-    """Show this package's log lines on standard error, unless a progress bar lives there."""
+    """Show this package's log lines on standard error."""
     log.setLevel(logging.INFO)
     log.propagate = False
-    if not sys.stderr.isatty() and not log.handlers:
-        handler = logging.StreamHandler()
+    if not log.handlers:
+        handler = _StandardError()
         handler.setFormatter(FORMAT)
         log.addHandler(handler)
 
