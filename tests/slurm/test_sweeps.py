@@ -17,7 +17,7 @@ import pytest
 from hrm_lab.manifest import load_manifest
 from hrm_lab.run_folder import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING
 from hrm_lab.sweep.submission import Submission
-from tests.slurm.conftest import ROOT, Lab, attempts, wait_for
+from tests.slurm.conftest import ROOT, Lab, attempts, journal_steps, wait_for
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "1"))
 SHORT = ["training.epochs=50", "hydra.launcher.canary=false"]  # 200 steps, a few seconds
@@ -63,7 +63,7 @@ def test_submit_and_walk_away_then_do_it_again(lab: Lab) -> None:
 
 def test_what_cannot_run_is_refused_before_anything_is_queued(lab: Lab) -> None:
     before = queued_arrays()
-    wrong = ["account=nope", "time_min=100000", "gres=gpu:a100:4", "cpus_per_task=99", "mem_gb=9999"]
+    wrong = ["account=nope", "time_min=100000", "gres=gpu:a100:4", "cpus_per_task=99", "mem_gb=9999.5"]
     del lab.environment["MLFLOW_TRACKING_URI"]
     refused = lab.sweep("wrong", *SHORT, *(f"hydra.launcher.{text}" for text in wrong), check=False)
     assert refused.returncode == 1
@@ -245,23 +245,25 @@ def test_processes_train_one_model_together(lab: Lab, nodes: int, tasks: int) ->
     assert hosts.stdout.split() == [str(nodes)]
 
 
-def test_a_rank_that_dies_ends_the_job_which_goes_on(lab: Lab) -> None:
+def test_ranks_leave_together_and_a_dead_one_ends_the_job(lab: Lab) -> None:
     shape = ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=4"]
-    lab.sweep("ranks", "training.epochs=100", "hydra.launcher.canary=false", *shape)
+    lab.sweep("ranks", "training.epochs=150", "hydra.launcher.canary=false", *shape)
     wait_for(lambda: lab.rows("ranks")[0].folder.newest_step >= 50, 90, "the training")
     (row,) = lab.rows("ranks")
-    main = attempts(row.folder)[-1].pid
+    subprocess.run(["scancel", "--signal=USR2", str(row.standing.job)], check=True)
+    wait_for(lambda: len(attempts(row.folder)) == 2, 60, "the second attempt")
+    first, second = attempts(row.folder)
+    assert first.ended == "saved and left"
+    saved = second.step
+    wait_for(lambda: row.folder.newest_step > saved, 90, "the training to go on")
     place = f"hrm_lab.sweep train {load_manifest(lab.outputs, 'ranks').folder}"
-    pids = subprocess.run(
-        ["pgrep", "-f", f"python.*{place}"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    others = [
-        int(pid) for pid in pids if int(pid) != main and "srun" not in Path(f"/proc/{pid}/cmdline").read_text()[:20]
-    ]
-    os.kill(others[0], signal.SIGKILL)
-    wait_for(lambda: not Path(f"/proc/{main}").exists(), 60, "the main process to end", pause=0.1)
+    found = subprocess.run(["pgrep", "-f", f"^[^ ]*python.*{place}"], capture_output=True, text=True, check=True)
+    (other,) = {int(pid) for pid in found.stdout.split()} - {second.pid}
+    os.kill(other, signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{second.pid}").exists(), 60, "the main process to end", pause=0.1)
     (row,) = lab.wait("ranks", {COMPLETED})
-    assert len(attempts(row.folder)) == 2
+    assert len(attempts(row.folder)) == 3
+    assert journal_steps(row.folder, "train/lm_loss") == list(range(20, 601, 20))
 
 
 def test_hydras_stock_launcher_keeps_working(lab: Lab) -> None:
