@@ -151,7 +151,9 @@ def _nodes(launcher: SlurmLauncherConfig, partition: str) -> Iterator[UserError]
         )
     memory = max((node.memory_mb for node in nodes), default=0)
     if launcher.mem_gb is not None and launcher.mem_gb * 1024 > memory:
-        yield ConfigError(f"{KEY}mem_gb", launcher.mem_gb, f"{partition}'s nodes have {memory / 1024:.1f}", "take less")
+        yield ConfigError(
+            f"{KEY}mem_gb", launcher.mem_gb, f"{partition}'s nodes have {memory / 1024:.1f} GB", "take less"
+        )
     if launcher.gres and not any(_offers(node.gres, launcher.gres) for node in nodes):
         offered = sorted({node.gres for node in nodes if node.gres != "(null)"})
         yield ConfigError(
