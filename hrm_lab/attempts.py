@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hrm_lab.errors import RunError
+from hrm_lab.files import write_json
 
 HEARTBEAT_S = 5.0
 
@@ -173,10 +174,7 @@ class Ownership:
     def write(self) -> None:
         """Only the attempt itself writes its file, so this is safe even after it was replaced."""
         self.attempt.seen = time.time()
-        path = self.attempts.path_of(self.attempt.number)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(self.attempt)))
-        temporary.replace(path)
+        write_json(self.attempts.path_of(self.attempt.number), asdict(self.attempt))
 
 
 def _may_replace(job: Job, earlier: list[Attempt], is_over: Callable[[Job], bool]) -> bool:

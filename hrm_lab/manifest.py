@@ -11,6 +11,7 @@ from typing import Any
 
 from hrm_lab.config import Config
 from hrm_lab.errors import ConfigError, RunError
+from hrm_lab.files import write_json
 from hrm_lab.run_folder import Point, RunFolder
 
 
@@ -51,9 +52,7 @@ class Manifest:
     def save(self) -> None:
         """Write it, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / ".manifest.json"
-        temporary.write_text(json.dumps(asdict(self), indent=1))
-        temporary.replace(self.folder / "manifest.json")
+        write_json(self.folder / "manifest.json", asdict(self))
 
 
 def sweep_folder(outputs: Path, name: str) -> Path:

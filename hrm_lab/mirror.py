@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from hrm_lab import config as schema
 from hrm_lab.config import Config
+from hrm_lab.errors import one_line
+from hrm_lab.files import write_json
 from hrm_lab.logs import log_to_console
 from hrm_lab.run_folder import (
     CANCELLED,
@@ -37,7 +38,6 @@ from hrm_lab.run_folder import (
     TIMEOUT,
     Point,
     RunFolder,
-    write_json,
 )
 from hrm_lab.tracking.journal import JournalReader
 from hrm_lab.tracking.provenance import PACKAGE
@@ -207,7 +207,7 @@ def sync_or_warn(folder: RunFolder) -> bool:
     try:
         sync(folder)
     except Exception as error:
-        log.warning("%s: the tracking store could not be told (%s)", folder.path, _one_line(error))
+        log.warning("%s: the tracking store could not be told (%s)", folder.path, one_line(error))
         return False
     return True
 
@@ -268,7 +268,7 @@ def follow(folder: RunFolder, attempt: int) -> bool:
         try:
             mirror.sync()
         except Exception as error:
-            log.warning("the tracking store does not take the run (%s); training goes on", _one_line(error))
+            log.warning("the tracking store does not take the run (%s); training goes on", one_line(error))
             if deadline is not None and time.monotonic() + interval > deadline:
                 return False
             if closed:
@@ -285,11 +285,6 @@ def _description(config: Config, point: Point) -> str:
         f"{model.H_layers} + {model.L_layers} layers of width {model.hidden_size}, on {config.data.name} "
         f"(batch {training.global_batch_size}, {training.epochs} epochs, seed {config.seed})."
     )
-
-
-def _one_line(error: Exception) -> str:
-    text: Any = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from hrm_lab import config as schema
 from hrm_lab.attempts import CrashLoop, Job, Ownership
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.errors import ConfigError, PeerLost
+from hrm_lab.errors import ConfigError, PeerLost, one_line
+from hrm_lab.files import write_json
 from hrm_lab.logs import log_to_file
 from hrm_lab.mirror import mirrored, sync_or_warn
 from hrm_lab.run_folder import (
@@ -32,7 +33,6 @@ from hrm_lab.run_folder import (
     STOPPED,
     RunFolder,
     State,
-    write_json,
 )
 from hrm_lab.tracking.journal import Journal, JournalRecorder
 from hrm_lab.training.protocols import Leave, Left, Recorder
@@ -256,11 +256,6 @@ def _failure(folder: RunFolder, error: BaseException) -> State | None:
     except (OSError, ValueError):
         return None
     return State(FAILED, f"{peer['error']} (on process {peer['rank']})")
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of an error."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def close_dead_run(folder: RunFolder, status: str, detail: str) -> State:

@@ -11,7 +11,6 @@ tracking.json    its run in MLflow            dataset.json       what it was tra
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hrm_lab.attempts import Attempts
 from hrm_lab.config import Config
 from hrm_lab.data.format import Dataset
 from hrm_lab.errors import RunError
+from hrm_lab.files import write_json
 from hrm_lab.signature import signature
 from hrm_lab.tracking.provenance import Provenance, collect
 
@@ -167,10 +167,3 @@ def keep_out_of_git(outputs: Path) -> None:
     """What runs leave is no part of the code, wherever in a checkout it lies: a snapshot must not copy it."""
     if not (outputs / ".gitignore").exists():
         (outputs / ".gitignore").write_text("*\n")
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1))
-    temporary.replace(path)

@@ -19,11 +19,11 @@ from multiprocessing.context import ForkProcess
 
 from hrm_lab.attempts import Busy, Job, Superseded
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.errors import PeerLost
+from hrm_lab.errors import PeerLost, one_line
 from hrm_lab.manifest import load_manifest
 from hrm_lab.progress import PlainProgress
-from hrm_lab.run import Recorders, Watch, close_dead_run, is_main_process, one_line, run
-from hrm_lab.run_folder import ENDED, FAILED, RunFolder, write_json
+from hrm_lab.run import Recorders, Watch, close_dead_run, is_main_process, run
+from hrm_lab.run_folder import ENDED, FAILED, RunFolder
 from hrm_lab.sweep import slurm
 from hrm_lab.sweep.closing import close_sweep
 from hrm_lab.sweep.submission import Submission
@@ -143,18 +143,18 @@ def _count_failure(submission: Submission, folder: RunFolder, error: Exception) 
     limit = submission.launcher.fail_fast
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     kind = hashlib.sha256(repr((type(error).__name__, frames)).encode()).hexdigest()[:12]
-    same = submission.folder / "failures" / kind
+    same = submission.failures / kind
     same.mkdir(parents=True, exist_ok=True)
     (same / folder.path.name).touch()
     count = sum(1 for _ in same.iterdir())
-    if limit is None or count < limit or (submission.folder / "held.json").exists():
+    if limit is None or count < limit or submission.note("held") is not None:
         return
     log.error("%d points have failed with the same error; the rest is held", count)
-    write_json(submission.folder / "held.json", {"error": one_line(error), "points": count, "log": str(folder.log)})
+    submission.write_note("held", {"error": one_line(error), "points": count, "log": str(folder.log)})
     try:
         slurm.hold(Submission.load(submission.folder).job_ids)
     except slurm.SlurmError as refused:
-        (submission.folder / "held.json").unlink()  # the next failure tries again
+        submission.drop_note("held")  # the next failure tries again
         log.warning("%s", refused)
 
 
@@ -226,7 +226,7 @@ def after_canary(submission: Submission, code: int) -> None:
 
 def _report_canary(submission: Submission, error: str) -> None:
     output = submission.folder / "logs" / f"{os.environ['SLURM_JOB_ID']}_0_log.out"
-    write_json(submission.folder / "canary.json", {"ok": not error, "detail": error, "log": str(output)})
+    submission.write_note("canary", {"ok": not error, "detail": error, "log": str(output)})
 
 
 def task_name() -> str:

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hrm_lab.config import Config, check_world_size
-from hrm_lab.data.build import ensure_dataset
 from hrm_lab.launchers import SlurmLauncherConfig, check_slurm
 from hrm_lab.manifest import Manifest, make_manifest, prepare_points
-from hrm_lab.progress import building
 from hrm_lab.run_folder import RunFolder
 from hrm_lab.sweep import preflight, slurm, snapshot
 from hrm_lab.sweep.closing import CLOSED, open_sweep
+from hrm_lab.sweep.datasets import build_datasets
 from hrm_lab.sweep.plan import make_plan, show_plan
 from hrm_lab.sweep.results import Result, result
 from hrm_lab.sweep.submission import Submission, submitting
@@ -75,9 +74,7 @@ def send(
     outputs = Path(manifest.outputs)
     asked = [_for_nodes(configs[signature]) for signature in signatures]
     preflight.check(asked, launcher, -(-len(signatures) // launcher.points_per_job))
-    for data, root in {repr(config.data): (config.data, config.paths.data) for config in asked}.values():
-        with building(data.name) as progress:
-            ensure_dataset(data, root, progress)  # once, before the array, and not by every job at once
+    build_datasets(asked)  # not by every job of the array at once
     max_array = slurm.max_array_tasks(slurm.settings())
     threads = max(config.training.threads for config in asked)
     submission = Submission.make(

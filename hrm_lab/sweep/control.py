@@ -16,10 +16,11 @@ from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, load_manifest
 from hrm_lab.mirror import sync_or_warn
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, FINISHED, PENDING, RUNNING, RunFolder
+from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep import cluster, local, slurm
 from hrm_lab.sweep.closing import close_sweep
-from hrm_lab.sweep.standing import Standing, look
+from hrm_lab.sweep.plan import decide
+from hrm_lab.sweep.standing import look, place
 from hrm_lab.sweep.status import Row, status
 from hrm_lab.sweep.submission import Submission, submitting
 
@@ -54,10 +55,13 @@ def cancel(manifest: Manifest, label: str | None) -> int:
 def _refuse_other_points(manifest: Manifest, rows: list[Row]) -> None:
     """A task may train several points: those that nobody has named must not end with it."""
     named = {row.entry.signature for row in rows}
+    submissions = {
+        path: Submission.load(path) for path in {row.standing.submission for row in rows} if path is not None
+    }
     for row in rows:
         if row.standing.submission is None:
             continue
-        task = Submission.load(row.standing.submission).runs(row.folder.point().task)
+        task = submissions[row.standing.submission].runs(row.folder.point().task)
         others = [folder for folder in task if folder.path.name not in named and folder.status not in ENDED]
         if others:
             raise RunError(
@@ -93,15 +97,17 @@ def resume(manifest: Manifest, dry_run: bool) -> None:
     with _planning(manifest):
         rows = status(manifest)
         for path in _own_submissions(manifest, [row for row in rows if row.standing.is_held]):
-            if (path / "held.json").exists() and not dry_run:
-                shutil.rmtree(path / "failures", ignore_errors=True)
-                (path / "held.json").unlink()
-                slurm.release(Submission.load(path).job_ids)
+            submission = Submission.load(path)
+            if submission.note("held") is not None and not dry_run:
+                shutil.rmtree(submission.failures, ignore_errors=True)
+                submission.drop_note("held")
+                slurm.release(submission.job_ids)
                 log.info("released what was held")
-        todo = [row for row in rows if row.entry.in_grid and _stopped_short(row.standing)]
+        todo = [row for row in rows if decide(row.standing, row.entry.in_grid, rerun_failed=False).submits]
+        codes = {path: _code_of(path) for path in {row.standing.submission for row in todo}}
         by_code: dict[Path | None, list[Row]] = {}
         for row in todo:
-            by_code.setdefault(_code_of(row), []).append(row)
+            by_code.setdefault(codes[row.standing.submission], []).append(row)
         _tell(todo)
         for code, same in by_code.items():
             if not dry_run:
@@ -112,12 +118,10 @@ def retry(manifest: Manifest, dry_run: bool) -> None:
     """Run failed points again, and those whose canary failed, with the code as it is now."""
     with _planning(manifest):
         rows = [row for row in status(manifest) if row.entry.in_grid]
-        own = _own_submissions(manifest, rows)
-        stuck = [  # these can never start: their canary has failed, or died
-            row
-            for row in rows
-            if row.standing.is_held and row.standing.submission in own and not _is_fail_fast(row.standing)
-        ]
+        held = [row for row in rows if row.standing.is_held]
+        # What can never start, because its canary has failed or died; what fail-fast holds can, after `resume`.
+        dead = [path for path in _own_submissions(manifest, held) if Submission.load(path).note("held") is None]
+        stuck = [row for row in held if row.standing.submission in dead]
         todo = [row for row in rows if row.standing.status == FAILED] + stuck
         _tell(todo)
         if dry_run or not todo:
@@ -128,14 +132,6 @@ def retry(manifest: Manifest, dry_run: bool) -> None:
             _wait_until_gone(jobs)
             log.info("cancelled %d points that waited for a canary that failed", len(stuck))
         _send_again(manifest, todo, None, rerun_failed=True)
-
-
-def _stopped_short(standing: Standing) -> bool:
-    return not standing.is_active and standing.status not in (*FINISHED, FAILED)
-
-
-def _is_fail_fast(standing: Standing) -> bool:
-    return standing.submission is not None and (standing.submission / "held.json").exists()
 
 
 def _planning(manifest: Manifest) -> AbstractContextManager[None]:
@@ -161,18 +157,18 @@ def _send_again(manifest: Manifest, rows: list[Row], code: Path | None, rerun_fa
     cluster.send(manifest, configs, list(configs), SlurmLauncherConfig(**manifest.settings), code)
 
 
-def _code_of(row: Row) -> Path | None:
-    """The snapshot that a point was submitted with; None for one that never was.
+def _code_of(submission: Path | None) -> Path | None:
+    """The snapshot that a submission's points were submitted with; None for those that never were.
 
     Raises:
         RunError: when it is gone, because other code must not go on with a run unnoticed.
     """
-    if row.standing.submission is None or not (row.standing.submission / "submission.json").exists():
+    if submission is None or not (submission / "submission.json").exists():
         return None
-    code = Submission.load(row.standing.submission).code
+    code = Submission.load(submission).code
     if not code.is_dir():
         raise RunError(
-            f"{code}: the code that {row.entry.label} was submitted with is gone\n"
+            f"{code}: the code that {submission} was submitted with is gone\n"
             "  way out: submit the sweep again with `hrm-lab sweep`, which takes the code as it is now"
         )
     return code
@@ -194,7 +190,8 @@ def log_file(manifest: Manifest, label: str | None) -> Path:
     for _, folder in candidates:
         if folder.log.exists():
             return folder.log
-        output = _output_of(folder)  # of one that died before it could write a log of its own
+        at = place(folder)  # of one that died before it could write a log of its own
+        output = Submission.load(at[0]).log_of(at[1]) if at else None
         if output is not None and output.exists():
             return output
     raise RunError(f"{manifest.name}: there is no log yet\n  way out: see `hrm-lab status {manifest.name}`")
@@ -205,13 +202,6 @@ def sync(manifest: Manifest) -> None:
     for _, folder in manifest.runs():
         if folder.state is not None:
             sync_or_warn(folder)
-
-
-def _output_of(folder: RunFolder) -> Path | None:
-    """What the point's SLURM task has printed."""
-    if not (folder.path / "point.json").exists() or not (place := folder.point().submission):
-        return None
-    return Submission.load(Path(place)).log_of(folder.point().task)
 
 
 def sweeps(outputs: Path) -> list[tuple[Manifest, Counter[str]]]:

@@ -20,14 +20,13 @@ from typing import Any
 import submitit
 
 from hrm_lab.config import Config, check_ranges, check_world_size
-from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import ConfigError
 from hrm_lab.launchers import LocalLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
-from hrm_lab.progress import building
 from hrm_lab.run import close_dead_run
 from hrm_lab.run_folder import FAILED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep.closing import close_sweep, open_sweep
+from hrm_lab.sweep.datasets import build_datasets
 from hrm_lab.sweep.plan import make_plan, show_plan
 from hrm_lab.sweep.results import Result, result
 from hrm_lab.sweep.submission import THREAD_VARIABLES
@@ -69,7 +68,7 @@ def run_again(manifest: Manifest, configs: Mapping[str, Config], launcher: Local
     if launcher.dry_run:
         return
     refuse_silent_server(some.tracking)
-    _build_data(list(configs.values()))
+    build_datasets(configs.values())
     manifest.save()
     todo = [(entry, folder) for entry, folder, action in plan if action.submits]
     if todo:
@@ -112,13 +111,6 @@ def visible_gpus() -> list[int]:
         return [int(number) for number in chosen.split(",") if number.strip().isdigit()]
     devices = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia*"))
     return sorted(int(number) for number in devices if number.isdigit())
-
-
-def _build_data(configs: Sequence[Config]) -> None:
-    """Build each dataset once, before any job asks for it."""
-    for data, root in {repr(config.data): (config.data, config.paths.data) for config in configs}.values():
-        with building(data.name) as progress:
-            ensure_dataset(data, root, progress)
 
 
 @contextmanager

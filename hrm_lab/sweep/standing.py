@@ -63,9 +63,9 @@ class Standing:
 
 def look(folders: Sequence[RunFolder]) -> list[Standing]:
     """Where these runs stand, with one squeue and at most one sacct."""
-    places = [_place(folder) for folder in folders]
-    submissions = _load({place[0] for place in places if place})
-    jobs = [submissions[place[0]].job_of(place[1]) if place and place[0] in submissions else None for place in places]
+    places = [place(folder) for folder in folders]
+    submissions = _load({at[0] for at in places if at})
+    jobs = [submissions[at[0]].job_of(at[1]) if at and at[0] in submissions else None for at in places]
     open_arrays = {
         job.partition("_")[0] for job, folder in zip(jobs, folders, strict=True) if job and folder.status not in ENDED
     }
@@ -74,18 +74,18 @@ def look(folders: Sequence[RunFolder]) -> list[Standing]:
     ended = slurm.ended(gone & open_arrays)
     held = {path: submission.held for path, submission in submissions.items()}
     standings = []
-    for folder, place, job in zip(folders, places, jobs, strict=True):
+    for folder, at, job in zip(folders, places, jobs, strict=True):
         # Read after SLURM was asked: a run that ended in between has said so by now.
         attempts, state = tuple(folder.attempts.all()), folder.state
-        if place is None:
+        if at is None:
             standings.append(_local(folder, state, attempts))
         elif job is None and not (state and state.status in ENDED):
             words = "not submitted yet; `hrm-lab resume` submits it"
-            standings.append(Standing(PENDING, words, attempts=attempts, submission=place[0]))
+            standings.append(Standing(PENDING, words, attempts=attempts, submission=at[0]))
         else:
             name = job or ""
-            standing = join(state, job, queue.get(name), ended.get(name), attempts, held.get(place[0], ""), time.time())
-            standings.append(replace(standing, submission=place[0]))
+            standing = join(state, job, queue.get(name), ended.get(name), attempts, held.get(at[0], ""), time.time())
+            standings.append(replace(standing, submission=at[0]))
     return standings
 
 
@@ -170,7 +170,7 @@ def _local(folder: RunFolder, state: State | None, attempts: tuple[Attempt, ...]
     return Standing(status, state.detail, None, _node(attempts), attempts=attempts)
 
 
-def _place(folder: RunFolder) -> tuple[Path, int] | None:
+def place(folder: RunFolder) -> tuple[Path, int] | None:
     """The submission that runs it, and the task of it."""
     if not (folder.path / "point.json").exists():
         return None

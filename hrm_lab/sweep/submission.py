@@ -22,8 +22,9 @@ import submitit
 from filelock import FileLock, Timeout
 
 from hrm_lab.errors import RunError
+from hrm_lab.files import write_json
 from hrm_lab.launchers import SlurmLauncherConfig
-from hrm_lab.run_folder import RunFolder, write_json
+from hrm_lab.run_folder import RunFolder
 from hrm_lab.sweep import slurm
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -128,8 +129,24 @@ class Submission:
 
     def note(self, name: str) -> dict[str, Any] | None:
         """What a job has written down for others: `canary`, how it went; `held`, why the rest does not start."""
-        path = self.folder / f"{name}.json"
+        path = self._note_file(name)
         return dict(json.loads(path.read_text())) if path.exists() else None
+
+    def write_note(self, name: str, values: dict[str, Any]) -> None:
+        """Write one down."""
+        write_json(self._note_file(name), values)
+
+    def drop_note(self, name: str) -> None:
+        """It holds no longer."""
+        self._note_file(name).unlink()
+
+    def _note_file(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    @property
+    def failures(self) -> Path:
+        """Folder in which the jobs count points that failed with the same error."""
+        return self.folder / "failures"
 
     @property
     def held(self) -> str:
@@ -151,18 +168,17 @@ class Submission:
     # ------------------------------------------------------------------------------------------ submitting
 
     def submit(self) -> None:
-        """Give every chunk that SLURM has not got yet to it, and write down each job id as soon as it is known.
+        """Give a new submission's chunks to SLURM, and write down each job id as soon as it is known.
 
         Raises:
-            SlurmError: when SLURM refuses one; the chunks before it are queued, and calling this again goes on.
+            SlurmError: when SLURM refuses one; the chunks before it are queued, and the points of the others count as
+                not submitted.
         """
-        self.find_jobs()
         for chunk in self.all_chunks():
-            if chunk.job_id is None:
-                script = self.folder / f"{chunk.name.rpartition('.')[2]}.sh"
-                script.write_text(self._script(chunk))
-                chunk.job_id = slurm.sbatch(script)
-                self.save()
+            script = self.folder / f"{chunk.name.rpartition('.')[2]}.sh"
+            script.write_text(self._script(chunk))
+            chunk.job_id = slurm.sbatch(script)
+            self.save()
 
     def find_jobs(self) -> None:
         """Learn the ids of jobs that were submitted by a process that was killed before it could write them down."""

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hrm_lab.attempts import Attempt, Job
+from hrm_lab.files import write_json
 from hrm_lab.manifest import load_manifest
-from hrm_lab.run_folder import COMPLETED, RUNNING, State, write_json
+from hrm_lab.run_folder import COMPLETED, RUNNING, State
 
 CLUSTER = Path(__file__).parents[2] / "launch/slurm/cluster.sh"
 COMMON = ["+experiment=demo", "hydra.sweeper.params=null", "tracking=none", "name=bench"]

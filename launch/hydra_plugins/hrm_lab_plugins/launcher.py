@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,9 +47,9 @@ class PointLauncher(Launcher):
             returns.append(job)
         return returns
 
+    @abstractmethod
     def run(self, configs: list[Config], job_overrides: Sequence[Sequence[str]]) -> Sequence[Any]:
         """What makes one launcher differ from the other. Imported late: a bad point must not wait for it."""
-        raise NotImplementedError
 
 
 class LocalLauncher(PointLauncher):
