@@ -156,10 +156,17 @@ class TrainingConfig:
         10, "steps that one logged training value is averaged over", unit="steps", low=1, identity=False
     )
     checkpoint_interval: Optional[int] = setting(
-        None, "steps between checkpoints besides those at evaluations; null = none", low=1, identity=False
+        None, "steps between checkpoints besides those at evaluations; null = none", unit="steps", low=1, identity=False
     )
-    keep_checkpoints: int = setting(
-        2, "newest checkpoints kept; the best weights are kept besides", low=1, identity=False
+    keep_checkpoints: int = setting(2, "newest checkpoints kept", unit="checkpoints", low=1, identity=False)
+    keep_best_checkpoint: bool = setting(
+        True, "keep that of the best evaluation too (its weights alone are always kept)", identity=False
+    )
+    keep_checkpoint_every: Optional[int] = setting(
+        None, "keep those whose step is a multiple of this too; null = none", unit="steps", low=1, identity=False
+    )
+    deterministic: bool = setting(
+        False, "on CUDA: only algorithms that give the same bits every time (on a CPU always)", identity=False
     )
 
 

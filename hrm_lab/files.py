@@ -1,4 +1,4 @@
-"""Writing a file so that whoever reads it finds the old one or the new one, and never a part."""
+"""Writing so that whoever reads finds the old or the new, and never a part; and so that a power cut undoes nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,29 @@ from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all."""
+def write_json(path: Path, values: Mapping[str, Any], durable: bool = False) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        durable: wait until the disk has it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1))
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(values, indent=1))
+        if durable:
+            fsync(temporary)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk would only keep it full
+        raise
+    if durable:
+        fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hrm_lab.training.protocols import Recorder
+from hrm_lab.training.protocols import Viewer
 
 log = logging.getLogger(__name__)
 SHOWN = ("train/lm_loss", "train/exact_accuracy", "train/steps", "eval/exact_accuracy", "eval/accuracy")
@@ -18,7 +18,7 @@ PLAIN_PAUSE = 10.0  # seconds between plain lines, apart from evaluations
 
 
 @contextmanager
-def console_progress() -> Iterator[Recorder]:
+def console_progress() -> Iterator[Viewer]:
     """A bar where standard error is a terminal, else log lines."""
     if not sys.stderr.isatty():
         yield PlainProgress()

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from hrm_lab.run_folder import (
     State,
 )
 from hrm_lab.tracking.journal import Journal, JournalRecorder
-from hrm_lab.training.protocols import Leave, Left, Recorder
+from hrm_lab.training.protocols import Leave, Left, Unrecorded, Viewer
 
 if TYPE_CHECKING:
     from hrm_lab.training.distributed import Ranks
@@ -47,28 +47,6 @@ PEER_ERROR = "peer_error.json"  # what another process than the main one failed 
 def is_main_process() -> bool:
     """Whether this process logs and writes (torch.distributed's rank 0, or the only one)."""
     return int(os.environ.get("RANK", 0)) == 0
-
-
-class Recorders:
-    """Hands everything on to several recorders."""
-
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
-        self.recorders = recorders
-
-    def start(self, step: int, total_steps: int) -> None:
-        """To each of them."""
-        for recorder in self.recorders:
-            recorder.start(step, total_steps)
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """To each of them."""
-        for recorder in self.recorders:
-            recorder.metrics(step, values)
-
-    def tick(self, step: int) -> None:
-        """To each of them."""
-        for recorder in self.recorders:
-            recorder.tick(step)
 
 
 class Watch:
@@ -116,7 +94,7 @@ class Watch:
 def run(
     config: Config,
     folder: RunFolder,
-    shown: Recorder,
+    shown: Viewer,
     watch: Watch,
     job: Job | None = None,
     is_over: Callable[[Job], bool] = lambda _: False,
@@ -156,7 +134,7 @@ def run(
             return _train(config, folder, shown, watch, ranks)
 
 
-def _train(config: Config, folder: RunFolder, shown: Recorder, watch: Watch, ranks: Ranks) -> State:
+def _train(config: Config, folder: RunFolder, shown: Viewer, watch: Watch, ranks: Ranks) -> State:
     # Torch takes seconds to import, so a config that is refused must not wait for it.
     from hrm_lab.stopping.patience import Patience
     from hrm_lab.training.trainer import Trainer
@@ -165,8 +143,8 @@ def _train(config: Config, folder: RunFolder, shown: Recorder, watch: Watch, ran
     ranks.wait()  # the others wait for the data
     folder.write_dataset(dataset)
     journal = Journal(folder.journal)
-    recorders = Recorders([JournalRecorder(journal), shown])
-    trainer = Trainer(config, dataset, folder.path, recorders, Patience(config.stopping), ranks, watch)
+    recorder = JournalRecorder(journal, shown)
+    trainer = Trainer(config, dataset, folder.path, recorder, Patience(config.stopping), ranks, watch)
     try:
         outcome = trainer.fit()
     finally:
@@ -188,7 +166,7 @@ def _assist(config: Config, folder: RunFolder, watch: Watch) -> State:
 
         ranks.wait()  # the main process builds the data
         dataset = ensure_dataset(config.data, config.paths.data)
-        Trainer(config, dataset, folder.path, Recorders([]), Patience(config.stopping), ranks, watch).fit()
+        Trainer(config, dataset, folder.path, Unrecorded(), Patience(config.stopping), ranks, watch).fit()
     except (Left, PeerLost):
         raise
     except Exception as error:

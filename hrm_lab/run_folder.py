@@ -121,7 +121,10 @@ class RunFolder:
     @property
     def newest_step(self) -> int:
         """Step of the newest checkpoint; 0 where there is none."""
-        return max((int(path.name[5:]) for path in self.path.glob("checkpoints/step_*")), default=0)
+        try:
+            return int(json.loads((self.path / "checkpoints/newest.json").read_text())["step"])
+        except (OSError, ValueError, KeyError):
+            return 0
 
     def write_provenance(self) -> None:
         """Write down the code and the packages of this process, unless the run goes on from an earlier one's."""

@@ -16,6 +16,7 @@ from hrm_lab.config import (
     TrackingConfig,
     TrainingConfig,
 )
+from hrm_lab.training.protocols import Unrecorded
 
 
 def small_config(folder: Path, **training: Any) -> Config:
@@ -46,18 +47,15 @@ def small_config(folder: Path, **training: Any) -> Config:
     )
 
 
-class Memory:
+class Memory(Unrecorded):
     """A Recorder that remembers; `perf/` values depend on the clock and are left out."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[int, str], float] = {}
         self.began = -1
 
-    def start(self, step: int, total_steps: int) -> None:
+    def start(self, step: int, total_steps: int, high_water: int | None) -> None:
         self.began = step
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.values |= {(step, key): value for key, value in values.items() if not key.startswith("perf/")}
-
-    def tick(self, step: int) -> None:
-        pass

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrm_lab.errors import DataError
+from hrm_lab.files import fsync
 
 FORMAT_VERSION = 1
 
@@ -317,7 +318,7 @@ def _write_folder(folder: Path, info: DatasetInfo, splits: Mapping[str, Split]) 
         text.flush()
         os.fsync(text.fileno())
     for inner in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
-        _sync_folder(inner)
+        fsync(inner)
 
 
 def _move_into_place(partial: Path, folder: Path) -> None:
@@ -326,13 +327,4 @@ def _move_into_place(partial: Path, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():  # else another process was first
             raise
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk: without it, a power cut can undo the rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fsync(folder.parent)

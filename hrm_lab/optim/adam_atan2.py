@@ -67,19 +67,49 @@ class AdamATan2:
         """Steps and moments, by the parameter's place; what a config sets is no state."""
         return {
             "steps": self.steps,
-            "state": {n: self.state[p] for n, p in enumerate(self.params) if p in self.state},
+            "state": {str(n): self.state[p] for n, p in enumerate(self.params) if p in self.state},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.steps = state["steps"]
         self.state = {
-            self.params[place]: {name: moment.clone() for name, moment in moments.items()}
+            self.params[int(place)]: {name: m.to(self.params[int(place)].device) for name, m in moments.items()}
             for place, moments in state["state"].items()
         }
 
 
-def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> AdamATan2 | Optimizer:
+class FusedAdamATan2:
+    """The package's optimizer behind the same state as ours, so that a checkpoint fits both.
+
+    Args:
+        inner: keeps `step`, `exp_avg` and `exp_avg_sq` for each parameter, as torch's own Adam does.
+    """
+
+    def __init__(self, inner: Optimizer) -> None:
+        self.inner = inner
+        self.param_groups = inner.param_groups
+        self.params: list[Tensor] = [p for group in inner.param_groups for p in group["params"]]
+        self.step, self.zero_grad = inner.step, inner.zero_grad
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps and moments, by the parameter's place."""
+        known = {n: self.inner.state[p] for n, p in enumerate(self.params) if p in self.inner.state}
+        return {
+            "steps": max((int(state["step"]) for state in known.values()), default=0),
+            "state": {str(n): {name: state[name] for name in ("exp_avg", "exp_avg_sq")} for n, state in known.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        steps = torch.tensor(float(state["steps"]))
+        for place, moments in state["state"].items():
+            p = self.params[int(place)]
+            on_device = {name: moment.to(p.device) for name, moment in moments.items()}
+            self.inner.state[p] = {"step": steps.clone(), **on_device}
+
+
+def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> AdamATan2 | FusedAdamATan2:
     """The optimizer that `optim.backend` asks for.
 
     Raises:
@@ -98,5 +128,4 @@ def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torc
         raise ConfigError(
             "optim.backend", "fused", f"package adam-atan2 cannot be imported ({error})", way_out
         ) from None
-    fused: Optimizer = Fused(params, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
-    return fused
+    return FusedAdamATan2(Fused(params, lr=config.lr, betas=betas, weight_decay=config.weight_decay))

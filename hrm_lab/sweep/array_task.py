@@ -22,14 +22,14 @@ from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import PeerLost, one_line
 from hrm_lab.manifest import load_manifest
 from hrm_lab.progress import PlainProgress
-from hrm_lab.run import Recorders, Watch, close_dead_run, is_main_process, run
+from hrm_lab.run import Watch, close_dead_run, is_main_process, run
 from hrm_lab.run_folder import ENDED, FAILED, RunFolder
 from hrm_lab.sweep import slurm
 from hrm_lab.sweep.closing import close_sweep
 from hrm_lab.sweep.submission import Submission
 from hrm_lab.sweep.worker import join_processes
 from hrm_lab.tracking.store import refuse_silent_server
-from hrm_lab.training.protocols import Left
+from hrm_lab.training.protocols import Left, Unrecorded
 
 log = logging.getLogger("hrm_lab")
 DONE, SOME_FAILED, UNFINISHED = 0, 1, 3  # exit status of a task
@@ -199,7 +199,7 @@ def canary(submission: Submission) -> int:
         dataset = ensure_dataset(config.data, config.paths.data)
         with Watch().listening() as watch:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, Watch.SIGNALS)
-            trainer = Trainer(config, dataset, folder, Recorders([]), Patience(config.stopping), ranks, watch)
+            trainer = Trainer(config, dataset, folder, Unrecorded(), Patience(config.stopping), ranks, watch)
             trainer.fit(last_step=CANARY_STEPS)
         ranks.close()
     except Left:

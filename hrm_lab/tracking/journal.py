@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from hrm_lab.errors import RunError
+from hrm_lab.training.protocols import Viewer
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -15,23 +23,48 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: TextIO | None = None
+        self._file: FileIO | None = None
 
-    def begin(self, step: int, total_steps: int) -> None:
-        """Drop what lies after `step` (it will come again) and open for appending."""
-        kept = [entry for entry in read_journal(self.path) if entry.get("step", 0) <= step] if step else []
+    def begin(self, step: int, total_steps: int, high_water: int | None = None) -> None:
+        """Open for appending, and drop what is to come again: all that lies beyond a checkpoint's high water.
+
+        Args:
+            step, total_steps: where training begins, and where it ends.
+            high_water: bytes of the journal that the checkpoint knows of; None to begin afresh.
+        """
+        kept = self.path.read_bytes()[:high_water] if high_water else b""
+        if len(kept) < (high_water or 0):
+            log.warning("%s is shorter than its checkpoint says: some of its values are lost", self.path)
+            kept = kept[: kept.rfind(b"\n") + 1]
+        begin = json.dumps({"begin": step, "total_steps": total_steps}) + "\n"
         temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            for entry in kept:
-                file.write(json.dumps(entry) + "\n")
+        temporary.write_bytes(kept + begin.encode())
+        # A new file under the old name: whoever follows the journal sees that it was cut, and begins again.
         temporary.replace(self.path)
-        self._file = self.path.open("a", buffering=1)
-        self._file.write(json.dumps({"begin": step, "total_steps": total_steps}) + "\n")
+        self._file = FileIO(self.path, "ab")
 
     def append(self, step: int, stamp: int, values: Mapping[str, float]) -> None:
         """One line."""
         assert self._file is not None, "begin() comes first"
-        self._file.write(json.dumps({"step": step, "ms": stamp, "metrics": dict(values)}) + "\n")
+        line = json.dumps({"step": step, "ms": stamp, "metrics": dict(values)}) + "\n"
+        try:
+            if self._file.write(line.encode()) != len(line):  # the torn line is cut off when the run goes on
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: the journal could not be written: {error.strerror}\n"
+                "  way out: make room; the same command goes on from the last checkpoint"
+            ) from error
+
+    def high_water(self) -> int:
+        """Bytes written so far."""
+        assert self._file is not None, "begin() comes first"
+        return self._file.tell()
+
+    def sync(self) -> None:
+        """Wait until the disk has them."""
+        assert self._file is not None, "begin() comes first"
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """No more lines."""
@@ -70,21 +103,32 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class JournalRecorder:
-    """A trainer's Recorder that writes the journal: a line for each call and no more, so that a step never waits."""
+    """A trainer's Recorder that writes the journal, a line for each call, and lets somebody look on."""
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
+    def __init__(self, journal: Journal, viewer: Viewer) -> None:
+        self.journal, self.viewer = journal, viewer
 
-    def start(self, step: int, total_steps: int) -> None:
-        """Open the journal at `step`."""
-        self.journal.begin(step, total_steps)
+    def start(self, step: int, total_steps: int, high_water: int | None) -> None:
+        """Open the journal."""
+        self.journal.begin(step, total_steps, high_water)
+        self.viewer.start(step, total_steps)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append."""
         self.journal.append(step, int(time.time() * 1000), values)
+        self.viewer.metrics(step, values)
 
     def tick(self, step: int) -> None:
-        """Nothing to record."""
+        """Only to be looked at."""
+        self.viewer.tick(step)
+
+    def high_water(self) -> int:
+        """The journal's length in bytes."""
+        return self.journal.high_water()
+
+    def sync(self) -> None:
+        """Wait until the disk has the journal."""
+        self.journal.sync()
 
 
 TAIL_BYTES = 8192

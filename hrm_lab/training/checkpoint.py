@@ -1,89 +1,346 @@
-"""Checkpoints that survive a kill: written beside, fsynced, renamed, checksummed; a damaged one is passed over."""
+"""Checkpoints: all that the next step needs, written in the background while training goes on.
+
+A save copies the state to host memory (that is all the training waits for) and hands it on to torch's
+distributed.checkpoint, which writes one safetensors file for each process into a folder with a temporary name. The main
+process then writes the manifest (plain values, and size and SHA-256 of every file), renames the folder, and last the
+pointer `newest.json`. A process may be killed anywhere in between. Nothing here is ever unpickled.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import importlib
 import json
 import logging
 import os
 import platform
+import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from hrm_lab.errors import RunError
+from hrm_lab.config import TrainingConfig
+from hrm_lab.errors import PeerLost, RunError, one_line
+from hrm_lab.files import fsync, write_json
+from hrm_lab.model.interop import save_weights
+from hrm_lab.training.distributed import Ranks
 
 log = logging.getLogger(__name__)
+DCP = "torch.distributed.checkpoint"  # takes half a second to import, so it is imported where nobody waits for it
+MANIFEST, POINTER = "manifest.json", "newest.json"
+NAME = re.compile(r"step_(\d+)(?:-(\d+))?")
+TENSOR, ROWS = "__tensor__", "__rows__"  # what stands in a manifest where the state has a tensor
+State = dict[str, Any]
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int, check: Callable[[], None]) -> Path:
-    """Write `state` as FOLDER/step_NNNNNNNN, then drop all but the newest `keep`.
+class Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """This process's rows of a tensor that is cut over all processes; loaded, it is the whole tensor again."""
+
+    tensor: Tensor
+
+
+class Checkpoints:
+    """The checkpoints of one run, in FOLDER/checkpoints. Every process has one and calls it at the same steps.
 
     Args:
-        check: called before anything is written and right before the checkpoint takes its name; raises when it must
-            not.
+        folder: of the run.
+        training: which checkpoints are kept.
+        check: called on the main process right before anything gets its name; raises when nothing may be written.
     """
-    target = folder / f"step_{step:08d}"
-    # A replaced attempt may still be writing the same step, so each process has a name of its own.
-    temporary = folder / f".tmp_{platform.node()}_{os.getpid()}"
-    check()
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    torch.save(state, temporary / "state.pt")
-    checksum = {"step": step, "sha256": _sha256(temporary / "state.pt")}
-    (temporary / "checksum.json").write_text(json.dumps(checksum))
-    for file in temporary.iterdir():
-        _fsync(file)
-    check()
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(temporary, target)
-    _fsync(folder)
-    # Also what processes that were killed while they saved have left.
-    for old in [*_newest_first(folder)[keep:], *folder.glob(".tmp_*")]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
 
+    def __init__(self, folder: Path, training: TrainingConfig, ranks: Ranks, check: Callable[[], None]) -> None:
+        self.folder = folder / "checkpoints"
+        self.training, self.ranks, self.check = training, ranks, check
+        self.begun = 0  # saves that were handed over, and
+        self._written = 0  # those of them that lie on the disk
+        self._group = ranks.new_cpu_group()  # of its own, so that a save in the background takes nobody's turn
+        # A replaced attempt may still be writing the same step, so each attempt has a name of its own.
+        self._token = ranks.broadcast(f"{platform.node()}_{os.getpid()}", self._group)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._jobs: list[Future[None]] = [self._worker.submit(_load_library)]
+        self._stager: Any = None
 
-def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest undamaged state, or None where no checkpoint was ever written.
+    # ------------------------------------------------------------------------------------------- writing
 
-    Raises:
-        RunError: when there are checkpoints and every one is damaged.
-    """
-    candidates = _newest_first(folder)
-    for candidate in candidates:
+    @property
+    def written(self) -> int:
+        """How many saves are on the disk; fewer than `begun` while one is being written.
+
+        Raises:
+            RunError: when one could not be written.
+        """
+        self._raise_failures()
+        return self._written
+
+    def save(self, step: int, best_step: int | None, state: State, sync: Callable[[], None]) -> None:
+        """Copy the state and have it written. Waits for an earlier save to be written first.
+
+        Args:
+            step, best_step: of the state, and of its best evaluation.
+            state: nested dictionaries of tensors, Rows and plain JSON values; the same on every process but for Rows.
+            sync: called before the checkpoint gets its name: what it refers to must be on the disk by then.
+        """
+        self.wait()
+        dcp = importlib.import_module(DCP)
+        tensors: dict[str, Tensor] = {}
+        tree = _take_apart(state, "", tensors, self.ranks.rank)
+        target = self.folder / f".saving_{step:08d}_{self._token}"
         try:
-            return _load(candidate, device)
+            target.mkdir(parents=True, exist_ok=True)
+            upload = dcp.async_save(
+                tensors,
+                storage_writer=dcp.HuggingFaceStorageWriter(str(target), save_distributed=True),
+                async_stager=self._staging(dcp),
+                process_group=self._group,
+                no_dist=self.ranks.world_size == 1,
+            )
+        except OSError as error:
+            raise self._unwritable(step, error, target) from error
+        self.begun += 1
+        facts = {"step": step, "world_size": self.ranks.world_size, "best_step": best_step, "state": tree}
+        self._jobs.append(self._worker.submit(self._publish, upload, target, facts, sync))
+
+    def keep_weights(self, state: Mapping[str, Tensor], path: Path) -> None:
+        """Copy weights and have them written as safetensors, before any later save."""
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+        self._jobs.append(self._worker.submit(self._write_weights, copies, path))
+
+    def wait(self) -> None:
+        """Until everything is written."""
+        while self._jobs:
+            self._jobs.pop(0).result()
+
+    def close(self) -> None:
+        """Let what is under way end, and say nothing of it: something worse is on its way to the user."""
+        self._worker.shutdown(wait=self.ranks.world_size == 1, cancel_futures=True)
+
+    def _raise_failures(self) -> None:
+        while self._jobs and self._jobs[0].done():
+            self._jobs.pop(0).result()
+
+    def _staging(self, dcp: Any) -> Any:
+        """On a GPU the host's copy is pinned and used again; on a CPU it is made anew for each save."""
+        if self._stager is None:
+            staging = importlib.import_module(f"{DCP}.staging")
+            self._stager = staging.BlockingAsyncStager(cache_staged_state_dict=self.ranks.device.type == "cuda")
+        return self._stager
+
+    def _publish(self, upload: Future[Any], target: Path, facts: State, sync: Callable[[], None]) -> None:
+        """Give a checkpoint its name, once every process has written its file."""
+        try:
+            upload.result()
+            if self.ranks.is_main:
+                files = {file.name: _facts(file) for file in sorted(target.iterdir())}
+                write_json(target / MANIFEST, facts | {"files": files}, durable=True)
+                sync()
+                self.check()
+                name = _free_name(self.folder, f"step_{facts['step']:08d}")
+                target.rename(self.folder / name)
+                fsync(self.folder)
+                write_json(self.folder / POINTER, {"name": name, "step": facts["step"]}, durable=True)
+                self._prune()
+            self._written += 1
+        except BaseException as error:  # torch's CheckpointException is no Exception
+            raise self._unwritable(facts["step"], error, target) from error
+
+    def _write_weights(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        temporary = path.with_name(f".{path.name}.{self._token}")
+        try:
+            save_weights(weights, temporary)
+            fsync(temporary)
+            self.check()
+            temporary.replace(path)
         except Exception as error:
-            log.warning("checkpoint %s is damaged (%s); taking the one before", candidate, error)
-    if candidates:
-        raise RunError(f"{folder}: every checkpoint is damaged\n  way out: delete the folder to start the run afresh")
-    return None
+            temporary.unlink(missing_ok=True)
+            raise _explained(f"{path} could not be written", error, "the last checkpoint") from error
+
+    def _unwritable(self, step: int, error: BaseException, target: Path) -> BaseException:
+        """What went wrong with a save, in words; its remains are removed, so that a full disk has room to say so."""
+        if self.ranks.is_main:
+            shutil.rmtree(target, ignore_errors=True)
+        before = newest_step(self.folder)
+        goes_on = f"step {before}" if before else "the beginning"
+        return _explained(f"{self.folder}: the checkpoint of step {step} could not be written", error, goes_on)
+
+    def _prune(self) -> None:
+        """Drop what retention does not keep, and what processes that were killed while they saved have left."""
+        found, every = _newest_first(self.folder), self.training.keep_checkpoint_every
+        best = _of_best(found) if self.training.keep_best_checkpoint else None
+        for old in found[self.training.keep_checkpoints :]:
+            if old != best and (every is None or _place(old)[0] % every):
+                old.rename(old.with_name(f".saving_dropped_{old.name}"))  # never a part of one under a real name
+        for remains in self.folder.glob(".saving_*"):
+            shutil.rmtree(remains, ignore_errors=True)
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def load(self) -> State | None:
+        """The newest undamaged state, or None where no checkpoint was ever written. Tensors are on the host.
+
+        A damaged checkpoint is put aside under another name, for whoever wants to look at it.
+
+        Raises:
+            RunError: when there were checkpoints and none can be used.
+        """
+        chosen = self.ranks.broadcast(self._choose() if self.ranks.is_main else None, self._group)
+        if isinstance(chosen, RunError):
+            raise chosen
+        return None if chosen is None else _read(self.folder / str(chosen))
+
+    def _choose(self) -> str | RunError | None:
+        """Name of the newest undamaged checkpoint."""
+        candidates, lost = _newest_first(self.folder), _announced(self.folder)
+        if lost and lost not in [candidate.name for candidate in candidates]:
+            log.warning("%s: checkpoint %s was written and is gone; taking the one before", self.folder, lost)
+        for candidate in candidates:
+            try:
+                _verify(candidate)
+                return candidate.name
+            except (Damaged, OSError) as error:
+                self.check()
+                aside = _free_name(self.folder, f"damaged_{candidate.name}")
+                log.warning("checkpoint %s is damaged: %s; put aside as %s", candidate, error, aside)
+                candidate.rename(self.folder / aside)
+        if candidates or lost:
+            return RunError(
+                f"{self.folder}: there were checkpoints, and none of them can be used\n"
+                f"  way out: bring one back, or remove {self.folder} to train from the beginning"
+            )
+        return None
 
 
-def _load(candidate: Path, device: torch.device) -> dict[str, Any]:
-    expected = json.loads((candidate / "checksum.json").read_text())["sha256"]
-    if _sha256(candidate / "state.pt") != expected:
-        raise RunError("checksum differs")
-    state: dict[str, Any] = torch.load(candidate / "state.pt", map_location=device, weights_only=True)
+def newest_step(folder: Path) -> int:
+    """Step of the newest checkpoint in a folder of checkpoints; 0 where there is none."""
+    return max((_place(path)[0] for path in _newest_first(folder)), default=0)
+
+
+def _load_library() -> None:
+    # It says at every save of a single process that it takes it for one.
+    warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+    importlib.import_module(DCP)
+
+
+def _take_apart(state: Any, path: str, tensors: dict[str, Tensor], rank: int) -> Any:
+    """Move the tensors of a state into `tensors`; what is left is plain values that say where each one was."""
+    if isinstance(state, Mapping):
+        return {
+            key: _take_apart(value, f"{path}/{key}" if path else key, tensors, rank) for key, value in state.items()
+        }
+    if isinstance(state, Rows):
+        tensors[f"{path}@{rank}"] = state.tensor
+        return {ROWS: path}
+    if isinstance(state, Tensor):
+        tensors[path] = state
+        return {TENSOR: path}
     return state
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*"), reverse=True)
+def _put_together(tree: Any, tensors: Mapping[str, Tensor], world_size: int) -> Any:
+    """The inverse; what was cut over processes is whole."""
+    if not isinstance(tree, dict):
+        return tree
+    if TENSOR in tree:
+        return tensors[tree[TENSOR]]
+    if ROWS in tree:
+        return torch.cat([tensors[f"{tree[ROWS]}@{rank}"] for rank in range(world_size)])
+    return {key: _put_together(value, tensors, world_size) for key, value in tree.items()}
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _read(folder: Path) -> State:
+    dcp = importlib.import_module(DCP)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    stored = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in stored.items()}
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    state: State = _put_together(manifest["state"], tensors, manifest["world_size"])
+    return state
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _verify(folder: Path) -> None:
+    """Raise Damaged unless every file is what the manifest says."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read ({error})") from None
+    except FileNotFoundError:
+        raise Damaged(f"{MANIFEST} is missing") from None
+    for name, written in files.items():
+        file = folder / name
+        if not file.exists():
+            raise Damaged(f"{name} is missing")
+        if file.stat().st_size != written["bytes"]:
+            raise Damaged(f"{name} has {file.stat().st_size:,} bytes, {written['bytes']:,} were written")
+        if _facts(file) != written:
+            raise Damaged(f"{name} has changed since it was written (its SHA-256 differs)")
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step_*") if NAME.fullmatch(path.name)), key=_place, reverse=True)
+
+
+def _place(checkpoint: Path) -> tuple[int, int]:
+    """Its step, and which one of that step it is."""
+    match = NAME.fullmatch(checkpoint.name)
+    assert match is not None, checkpoint
+    return int(match[1]), int(match[2] or 1)
+
+
+def _free_name(folder: Path, wanted: str) -> str:
+    """The name, or with a number behind it: a step that was left before its evaluation is saved once more after it."""
+
+    def names() -> Iterator[str]:
+        yield wanted
+        yield from (f"{wanted}-{number}" for number in range(2, 1000))
+
+    return next(name for name in names() if not (folder / name).exists())
+
+
+def _of_best(found: list[Path]) -> Path | None:
+    """The checkpoint of the best evaluation so far: the first one at or after its step."""
+    best = json.loads((found[0] / MANIFEST).read_text())["best_step"]
+    if best is None:
+        return None
+    after = [path for path in found if _place(path)[0] >= best]
+    return min(after, key=lambda path: (_place(path)[0], -_place(path)[1]), default=None)
+
+
+def _announced(folder: Path) -> str:
+    """Name of the checkpoint that was written last, by the pointer; empty where there is none."""
+    try:
+        return str(json.loads((folder / POINTER).read_text())["name"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _explained(what: str, error: BaseException, goes_on: str) -> BaseException:
+    """In words, what the disk said or torch found; our own errors as they are."""
+    # Torch wraps the errors of all processes into one of its own.
+    causes = [failure[0] for failure in getattr(error, "failures", {}).values()] or [error]
+    for cause in causes:
+        if isinstance(cause, OSError):
+            reason = cause.strerror or str(cause)
+            full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "make room" if full else "see that the folder can be written"
+            return RunError(f"{what}: {reason}\n  way out: {way_out}; the same command goes on from {goes_on}")
+        if type(cause) is RuntimeError:  # what torch.distributed raises when a process does not answer
+            return PeerLost(f"{what}: {one_line(cause)}")
+    return error if isinstance(error, Exception) else RunError(f"{what}: {one_line(causes[0])}")

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,19 @@ class Ranks:
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def new_cpu_group(self) -> dist.ProcessGroup | None:
+        """A group of all processes whose collectives take nobody else's turn and never wait for a GPU."""
+        return dist.new_group(backend="gloo") if self.world_size > 1 else None
+
+    def broadcast(self, value: Any, group: dist.ProcessGroup | None) -> Any:
+        """The main process's value, on every process."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        with _together():
+            dist.broadcast_object_list(values, src=0, group=group)
+        return values[0]
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self.world_size > 1:
@@ -78,34 +92,31 @@ class Ranks:
 
 
 class Agreement:
-    """The greatest of all processes' numbers, one step late: it travels while the next step is computed.
-
-    On a gloo group of its own, so a GPU is never waited for and no other collective's turn is taken.
-    """
+    """What all processes want and have done, one step late: it travels while the next step is computed."""
 
     def __init__(self, ranks: Ranks) -> None:
-        self._group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
-        self._sent = torch.zeros(1, dtype=torch.int32)
+        self._group = ranks.new_cpu_group()
+        self._sent = torch.zeros(2, dtype=torch.int32)
         self._work: dist.Work | None = None
 
-    def reach(self, number: int) -> int:
-        """What all processes agree on at this step."""
+    def reach(self, wish: int, done: int) -> tuple[int, int]:
+        """The greatest wish and the least of what is done, over all processes."""
         if self._group is None:
-            return number
-        agreed = self.close()
-        self._sent = torch.tensor([number], dtype=torch.int32)
+            return wish, done
+        self.close()
+        agreed = self._sent.tolist()
+        self._sent = torch.tensor([wish, -done], dtype=torch.int32)
         with _together():
             self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, self._group, async_op=True)
-        return agreed
+        return agreed[0], -agreed[1]
 
-    def close(self) -> int:
+    def close(self) -> None:
         """Wait for what is on its way."""
         if self._work is None:
-            return 0
+            return
         with _together():
             self._work.wait()
         self._work = None
-        return int(self._sent)
 
 
 def connect(training: TrainingConfig) -> Ranks:
@@ -120,14 +131,21 @@ def connect(training: TrainingConfig) -> Ranks:
     device = _device(training.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    else:
-        # Free on the CPU, and a promise: the same config gives the same bits.
-        # (`use_deterministic_algorithms` sets the same switch and loads the compiler, which takes two seconds.)
-        torch.set_deterministic_debug_mode("error")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Free on the CPU, and a promise: the same config gives the same bits. On a GPU it costs, so it is a setting.
+    if device.type == "cpu" or training.deterministic:
+        _be_deterministic()
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world_size)
     return Ranks(device, rank, world_size)
+
+
+def _be_deterministic() -> None:
+    """Refuse every algorithm whose result depends on who comes first."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.backends.cudnn.benchmark = False
+    # (`use_deterministic_algorithms` sets the same switch and loads the compiler, which takes two seconds.)
+    torch.set_deterministic_debug_mode("error")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _device(choice: str) -> torch.device:

@@ -14,7 +14,7 @@ from hrm_lab.training.batches import Batches
 
 @torch.inference_mode()
 def evaluate(
-    model: HRM, batches: Batches, global_batch_size: int, after_batch: Callable[[], None] = lambda: None
+    model: HRM, batches: Batches, global_batch_size: int, after_batch: Callable[[], object] = lambda: None
 ) -> dict[str, float]:
     """Metrics `eval/<metric>` over all test sets, and `eval/<set>/<metric>` too where there are several.
 

@@ -44,8 +44,8 @@ class Uncontrolled:
         """Write."""
 
 
-class Recorder(Protocol):
-    """Takes what the run has to say. Called on the main process only, with steps that never decrease."""
+class Viewer(Protocol):
+    """Shows what the run has to say. Called on the main process only."""
 
     def start(self, step: int, total_steps: int) -> None:
         """Training begins, or goes on after a checkpoint of `step`; later steps will come again."""
@@ -55,6 +55,45 @@ class Recorder(Protocol):
 
     def tick(self, step: int) -> None:
         """One more step is done; nothing to record, but something to show."""
+
+
+class Recorder(Protocol):
+    """Takes what the run has to say, and keeps it. Called on the main process only, with steps that never decrease."""
+
+    def start(self, step: int, total_steps: int, high_water: int | None) -> None:
+        """Training begins, or goes on: what was recorded beyond the checkpoint's high water will come again."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """As for a Viewer."""
+
+    def tick(self, step: int) -> None:
+        """As for a Viewer."""
+
+    def high_water(self) -> int:
+        """How much is recorded so far. A checkpoint holds it."""
+
+    def sync(self) -> None:
+        """Wait until the disk has all of it. Called from another thread, before a checkpoint gets its name."""
+
+
+class Unrecorded:
+    """A Recorder that keeps nothing."""
+
+    def start(self, step: int, total_steps: int, high_water: int | None) -> None:
+        """No."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """No."""
+
+    def tick(self, step: int) -> None:
+        """No."""
+
+    def high_water(self) -> int:
+        """Nothing."""
+        return 0
+
+    def sync(self) -> None:
+        """Nothing to wait for."""
 
 
 class Stopper(Protocol):

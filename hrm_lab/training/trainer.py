@@ -29,13 +29,12 @@ from hrm_lab.model.act import (
     train_segment,
 )
 from hrm_lab.model.hrm import HRM, Latents
-from hrm_lab.model.interop import save_weights
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, train_loss, train_metrics
 from hrm_lab.optim.adam_atan2 import build_adam_atan2
 from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
-from hrm_lab.training import checkpoint
 from hrm_lab.training.batches import Batches
+from hrm_lab.training.checkpoint import Checkpoints, Rows
 from hrm_lab.training.distributed import Agreement, Ranks
 from hrm_lab.training.evaluation import evaluate
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
@@ -104,6 +103,7 @@ class Trainer:
         check_world_size(training, ranks.world_size)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
         self.control, self.agreement = control, Agreement(ranks)
+        self.checkpoints = Checkpoints(folder, training, ranks, control.check)
         self.batches = Batches(dataset, ranks)
         self.sampler = Sampler(
             dataset.train.num_groups,
@@ -132,6 +132,9 @@ class Trainer:
         self.evaluation_is_due = False  # an iteration is trained, and left before it was evaluated
         self.seconds = 0.0  # of all attempts together, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
+        self.gpu_seconds = 0.0  # seconds times GPUs, of all attempts
+        self._high_water: int | None = None  # of the recorder, in the checkpoint that training goes on from
+        self._save_is_due = False
         self._pace = Pace()
 
     # ------------------------------------------------------------------------------------------- the loop
@@ -145,11 +148,26 @@ class Trainer:
         Raises:
             Left: when the control, on any process, has asked for it.
         """
-        self._resume()
+        try:
+            self._resume()
+            outcome = self._fit(last_step)
+            self.agreement.close()
+            self.checkpoints.wait()
+            if self._save_is_due:
+                self.save()
+            if self.ranks.is_main:
+                self.checkpoints.keep_weights(self.model.state_dict(), self.folder / "last.safetensors")
+            self.checkpoints.wait()
+            return outcome
+        finally:
+            self.checkpoints.close()
+
+    def _fit(self, last_step: int | None) -> Outcome:
+        training = self.config.training
         last_step = self.sampler.total_steps if last_step is None else last_step
         if self.ranks.is_main:
-            self.recorder.start(self.step, self.sampler.total_steps)
-        if self.step == 0 and self.config.training.eval_first:
+            self.recorder.start(self.step, self.sampler.total_steps, self._high_water)
+        if self.step == 0 and training.eval_first:
             self._record(self._evaluate())
         self._pace = Pace()
         if self.evaluation_is_due:
@@ -159,28 +177,29 @@ class Trainer:
             self._pace.steps += 1
             if self.ranks.is_main:
                 self.recorder.tick(self.step)
-            if self.step % self.config.training.log_interval == 0:
+            if self.step % training.log_interval == 0:
                 self._log_window()
             if self.step % self.sampler.steps_per_iteration == 0:
                 self.evaluation_is_due = True
                 self._end_iteration()
-            elif self.config.training.checkpoint_interval and self.step % self.config.training.checkpoint_interval == 0:
+            elif training.checkpoint_interval and self.step % training.checkpoint_interval == 0:
+                self._save_is_due = True
+            written = self._agree_to_stay()
+            # While one is being written no other is begun: it is taken at the first step that finds the disk free.
+            if self._save_is_due and written == self.checkpoints.begun:
                 self.save()
-            self._leave_if_asked()
-        self.agreement.close()
-        if self.ranks.is_main:
-            self.control.check()
-            save_weights(self.model, self.folder / "last.safetensors")
         return Outcome(self.step, self.best_value, self.best_step, self.stopped)
 
-    def _leave_if_asked(self) -> None:
-        wish = self.agreement.reach(self.control.wish())
+    def _agree_to_stay(self) -> int:
+        """Leave if any process wants to; the number of checkpoints that all of them have seen written."""
+        wish, written = self.agreement.reach(self.control.wish(), self.checkpoints.written)
         if wish == Leave.NO:
-            return
+            return written
         self.agreement.close()
         self.model.train()  # an evaluation may have been left
         if wish == Leave.AFTER_SAVING:
             self.save()
+            self.checkpoints.wait()
         raise Left(self.step, saved=wish == Leave.AFTER_SAVING)
 
     def train_step(self) -> None:
@@ -249,9 +268,9 @@ class Trainer:
         self._record(named)
 
     def _end_iteration(self) -> None:
-        """Evaluate, keep the weights if they are the best so far, ask the stopper, and save."""
+        """Evaluate, keep the weights if they are the best so far, ask the stopper; a save is due then."""
         self._take_time(training=True)
-        metrics = self._evaluate(self._leave_if_asked)
+        metrics = self._evaluate(self._agree_to_stay)
         self.evaluation_is_due = False
         self._take_time(training=False)
         self._refuse_divergence("eval/lm_loss", metrics.get("eval/lm_loss", 0.0))
@@ -259,8 +278,10 @@ class Trainer:
         self.stopped = self.stopper.update(self.step, metrics)
         samples = self.step * self.config.training.global_batch_size
         perf = {"perf/wall_s": self.seconds, "perf/mean_samples_per_s": samples / self.train_seconds}
+        if self.gpu_seconds:
+            perf["perf/gpu_s"] = self.gpu_seconds
         self._record(metrics | perf)
-        self.save()
+        self._save_is_due = True
 
     def _refuse_divergence(self, name: str, loss: float) -> None:
         """End the run on a loss that is no number, before it reaches a checkpoint."""
@@ -270,7 +291,7 @@ class Trainer:
                 "  way out: a lower optim.lr, more optim.lr_warmup_steps, or an earlier stop"
             )
 
-    def _evaluate(self, after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def _evaluate(self, after_batch: Callable[[], object] = lambda: None) -> dict[str, float]:
         return evaluate(self.model, self.batches, self.eval_batch_size, after_batch)
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
@@ -282,10 +303,7 @@ class Trainer:
         if self.best_value is None or sign * value > sign * self.best_value:
             self.best_value, self.best_step = value, self.step
             if self.ranks.is_main:
-                temporary = self.folder / ".best.safetensors"
-                save_weights(self.model, temporary)
-                self.control.check()
-                temporary.replace(self.folder / "best.safetensors")
+                self.checkpoints.keep_weights(self.model.state_dict(), self.folder / "best.safetensors")
 
     def _record(self, values: dict[str, float]) -> None:
         if self.ranks.is_main:
@@ -296,6 +314,7 @@ class Trainer:
         seconds = self._pace.lap(training)
         self.seconds += seconds
         self.train_seconds += seconds if training else 0.0
+        self.gpu_seconds += seconds * self.ranks.world_size if self.ranks.device.type == "cuda" else 0.0
 
     def _zero_sums(self) -> Tensor:
         return torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
@@ -303,62 +322,58 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------- state
 
     def save(self) -> None:
-        """Write all that the next step needs. The carry is gathered, so another number of processes can go on."""
+        """Have all that the next step needs written, and go on as soon as it is copied."""
         state = self.state_dict()
-        self._refuse_divergence("the sum of the training losses", float(state["window"][0].sum()))
-        if self.ranks.is_main:
-            keep = self.config.training.keep_checkpoints
-            checkpoint.save(self.folder / "checkpoints", self.step, state, keep, self.control.check)
-        self.ranks.wait()
+        self._refuse_divergence("the sum of the training losses", float(state["window"]["sums"].sum()))
+        self.checkpoints.save(self.step, self.best_step, state, self.recorder.sync)
+        self._save_is_due = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state, the same on every process."""
-        carry, gather = self.carry, self.ranks.gather
-        window = self.window.clone()
+        """The whole state: the same on every process, but for its rows of the carry."""
+        carry, window = self.carry, self.window.clone()
         self.ranks.sum_([window])
         return {
             "fingerprint": self.batches.dataset.info.fingerprint,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "carry": {
-                "latents": [gather(z) for z in carry.latents],
-                "steps": gather(carry.steps),
-                "halted": gather(carry.halted.int()).bool(),
-                "data": [gather(field) for field in carry.data],
-            },
-            "window": [window, self.window_steps],
-            "best": [self.best_value, self.best_step],
+            "carry": {name: Rows(tensor) for name, tensor in _named(carry).items()},
+            "window": {"sums": window, "steps": self.window_steps},
+            "best": {"value": self.best_value, "step": self.best_step},
             "stopped": self.stopped,
             "evaluation_is_due": self.evaluation_is_due,
             "stopper": self.stopper.state_dict(),
-            "seconds": [self.seconds, self.train_seconds],
+            "high_water": self.recorder.high_water() if self.ranks.is_main else None,
+            "seconds": {"all": self.seconds, "training": self.train_seconds, "gpu": self.gpu_seconds},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state, whatever the number of processes that wrote it."""
-        share = self.ranks.share(self.config.training.global_batch_size)
+        """Take up a state as Checkpoints.load returns it, whatever the number of processes that wrote it."""
+        share, device = self.ranks.share(self.config.training.global_batch_size), self.ranks.device
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        carry = state["carry"]
+        # Cut by example: another number of processes takes other rows of the same slots.
+        rows = {name: whole[share].to(device) for name, whole in state["carry"].items()}
         self.carry = Carry(
-            Latents(*(z[share].clone() for z in carry["latents"])),
-            carry["steps"][share].clone(),
-            carry["halted"][share].clone(),
-            Batch(*(field[share].clone() for field in carry["data"])),
+            Latents(rows["z_H"], rows["z_L"]),
+            rows["steps"],
+            rows["halted"],
+            Batch(rows["inputs"], rows["labels"], rows["puzzle_identifiers"]),
         )
         # Sums of the open window are the main process's from here on.
-        window, self.window_steps = state["window"]
-        self.window = window if self.ranks.is_main else self._zero_sums()
-        self.seconds, self.train_seconds = state["seconds"]
-        self.best_value, self.best_step = state["best"]
+        self.window = state["window"]["sums"].to(device) if self.ranks.is_main else self._zero_sums()
+        self.window_steps = state["window"]["steps"]
+        self.best_value, self.best_step = state["best"]["value"], state["best"]["step"]
         self.stopped = state["stopped"]
         self.evaluation_is_due = state["evaluation_is_due"]
         self.stopper.load_state_dict(state["stopper"])
+        self._high_water = state["high_water"]
+        seconds = state["seconds"]
+        self.seconds, self.train_seconds, self.gpu_seconds = seconds["all"], seconds["training"], seconds["gpu"]
 
     def _resume(self) -> None:
-        state = checkpoint.load_newest(self.folder / "checkpoints", self.ranks.device)
+        state = self.checkpoints.load()
         if state is None:
             return
         written, present = state["fingerprint"], self.batches.dataset.info.fingerprint
@@ -368,6 +383,11 @@ class Trainer:
                 f"{present[:12]}\n  way out: bring the old data back, or delete the folder to start the run afresh"
             )
         self.load_state_dict(state)
+
+
+def _named(carry: Carry) -> dict[str, Tensor]:
+    rest = {"steps": carry.steps, "halted": carry.halted}
+    return carry.latents._asdict() | carry.data._asdict() | rest
 
 
 def _cut(size: int, parts: int) -> list[slice]:

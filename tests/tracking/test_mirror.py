@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from hrm_lab.config import TrackingConfig
 from hrm_lab.mirror import Mirror, sync
+from hrm_lab.progress import PlainProgress
 from hrm_lab.run_folder import COMPLETED, RUNNING, Point, RunFolder, State
 from hrm_lab.tracking.journal import Journal, JournalRecorder, read_journal
 from hrm_lab.tracking.store import Store
@@ -26,14 +28,21 @@ def prepared(folder: Path) -> RunFolder:
 
 
 def attempt(run: RunFolder, begin: int, end: int) -> None:
-    """The journal of an attempt from one step to another."""
-    recorder = JournalRecorder(Journal(run.journal))
-    recorder.start(begin, 10)
+    """The journal of an attempt from one step to another, which goes on from a checkpoint where it begins later."""
+    recorder = JournalRecorder(Journal(run.journal), PlainProgress())
+    recorder.start(begin, 10, high_water(run, begin) if begin else None)
     for step in range(begin + 1, end + 1):
         recorder.metrics(step, {"train/lm_loss": step / 10})
         if step % 4 == 0:
             recorder.metrics(step, {"eval/accuracy": step / 100})
     recorder.journal.close()
+
+
+def high_water(run: RunFolder, step: int) -> int:
+    """What a checkpoint of that step knows of the journal: its bytes up to there."""
+    lines = run.journal.read_bytes().splitlines(keepends=True)
+    beyond = (n for n, line in enumerate(lines) if line.endswith(b"\n") and json.loads(line).get("step", 0) > step)
+    return sum(len(line) for line in lines[: next(beyond, len(lines))])
 
 
 def test_a_replayed_run_stores_every_value_once(tmp_path: Path) -> None:

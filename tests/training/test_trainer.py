@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import RunError
 from hrm_lab.stopping.patience import Patience
-from hrm_lab.training import checkpoint
+from hrm_lab.training.checkpoint import Rows
 from hrm_lab.training.distributed import connect
 from hrm_lab.training.evaluation import evaluate
 from hrm_lab.training.protocols import Uncontrolled
@@ -34,12 +30,20 @@ def make_trainer(config: Config, folder: Path) -> tuple[Trainer, Memory]:
 
 
 def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    state = trainer.state_dict()
-    moments = {
-        f"{index}.{key}": value for index, entry in state["optimizer"]["state"].items() for key, value in entry.items()
-    }
-    carry = {f"carry.{i}": t for i, t in enumerate([*state["carry"]["latents"], *state["carry"]["data"]])}
-    return state["model"] | moments | carry
+    """Everything in a state that is a tensor, by its place."""
+    found: dict[str, torch.Tensor] = {}
+
+    def look(state: Any, place: str) -> None:
+        if isinstance(state, dict):
+            for key, value in state.items():
+                look(value, f"{place}/{key}")
+        elif isinstance(state, Rows):
+            found[place] = state.tensor
+        elif isinstance(state, torch.Tensor):
+            found[place] = state
+
+    look(trainer.state_dict(), "")
+    return found
 
 
 def test_a_run_cut_anywhere_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -56,20 +60,27 @@ def test_a_run_cut_anywhere_ends_with_the_same_bits(tmp_path: Path) -> None:
             if first.step == 4:
                 first._end_iteration()
         first.save()
+        first.checkpoints.wait()
         second, after = make_trainer(config, tmp_path / f"cut{cut}")
         second.fit()
         assert after.began == cut
         assert before.values | after.values == recorded.values
-        for name, tensor in all_tensors(whole).items():
-            assert torch.equal(tensor, all_tensors(second)[name]), name
+        assert_same_bits(whole, second)
 
 
-def test_two_runs_of_one_config_are_equal_and_another_seed_is_not(tmp_path: Path) -> None:
-    config = small_config(tmp_path)
+def assert_same_bits(one: Trainer, two: Trainer) -> None:
+    for name, tensor in all_tensors(one).items():
+        assert torch.equal(tensor, all_tensors(two)[name]), name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_runs_of_one_config_are_equal_and_another_seed_is_not(tmp_path: Path, threads: int) -> None:
+    config = small_config(tmp_path, threads=threads)
     (one, a), (two, b) = make_trainer(config, tmp_path / "a"), make_trainer(config, tmp_path / "b")
     one.fit()
     two.fit()
     assert a.values == b.values
+    assert_same_bits(one, two)
     config.seed = 1
     other, c = make_trainer(config, tmp_path / "c")
     other.fit()
@@ -82,30 +93,6 @@ def test_accumulation_changes_nothing_but_rounding(tmp_path: Path) -> None:
     whole.fit()
     parts.fit()
     assert_equal_but_rounding(a.values, b.values)
-
-
-def test_two_processes_are_one_but_for_rounding(tmp_path: Path) -> None:
-    config = small_config(tmp_path)
-    alone, expected = make_trainer(config, tmp_path / "alone")
-    alone.fit()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.two_processes", str(tmp_path)],
-            env={**environment, "RANK": str(rank), "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        for rank in (0, 1)
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    together = torch.load(tmp_path / "together.pt", weights_only=True)
-    assert_equal_but_rounding(expected.values, together["values"])
-    # Which sequence each slot holds, and how long, does not depend on rounding.
-    carry = alone.state_dict()["carry"]
-    for ours, theirs in zip([*carry["data"], carry["steps"]], together["carry"], strict=True):
-        assert torch.equal(ours, theirs)
 
 
 def assert_equal_but_rounding(expected: dict[Any, float], found: dict[Any, float]) -> None:
@@ -133,22 +120,6 @@ def test_padding_rows_add_nothing_to_an_evaluation(tmp_path: Path) -> None:
         padded = evaluate(trainer.model, trainer.batches, size)
         assert padded == pytest.approx(exact, rel=1e-5)
     assert set(exact) >= {"eval/accuracy", "eval/exact_accuracy", "eval/steps", "eval/lm_loss", "eval/q_halt_loss"}
-
-
-def test_the_newest_undamaged_checkpoint_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = small_config(tmp_path)
-    make_trainer(config, tmp_path / "run")[0].fit()
-    newest, before = sorted((tmp_path / "run/checkpoints").iterdir(), reverse=True)
-    data = bytearray((newest / "state.pt").read_bytes())
-    data[len(data) // 2] ^= 1
-    (newest / "state.pt").write_bytes(data)
-    state = checkpoint.load_newest(tmp_path / "run/checkpoints", torch.device("cpu"))
-    assert state is not None
-    assert state["step"] == 7
-    assert "damaged" in caplog.text
-    (before / "state.pt").write_bytes(b"")
-    with pytest.raises(RunError, match="every checkpoint is damaged"):
-        checkpoint.load_newest(tmp_path / "run/checkpoints", torch.device("cpu"))
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:

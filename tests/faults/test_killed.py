@@ -1,0 +1,222 @@
+"""Killed is the same as never killed: `kill -9` at random moments, in real processes, until the run is done.
+
+HRM_FAULT_TRIALS says how many runs are tried (default 20), HRM_FAULT_SEED where the dice begin (default 0).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrm_lab.config import TrainingConfig
+from hrm_lab.run_folder import COMPLETED, RunFolder
+from hrm_lab.tracking.journal import read_journal
+from hrm_lab.tracking.store import Store
+from hrm_lab.training.checkpoint import Checkpoints
+from hrm_lab.training.distributed import Ranks
+
+TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "20"))
+SEED = int(os.environ.get("HRM_FAULT_SEED", "0"))
+# The demo's model and rates, on few steps: two iterations of 15, a checkpoint every third and after each evaluation.
+DEMO = ["+experiment=demo", "data.num_test=32", "training.epochs=2", "training.eval_interval=1"]
+DEMO += ["training.checkpoint_interval=3", "training.log_interval=2"]
+KILLS = 4  # at most, so that a trial comes to an end
+DEADLINE_S = 120.0
+PEER_S = 10.0  # how long processes may take to find out that one is gone, before they are ended, as srun does
+
+
+@dataclass
+class Run:
+    """A training of the demo model in a folder of its own."""
+
+    outputs: Path
+    data: Path
+    words: tuple[str, ...] = ("tracking=none",)
+    world_size: int = 1
+
+    def start(self) -> list[subprocess.Popen[bytes]]:
+        """The command that a user gives, in so many processes."""
+        paths = [f"paths.outputs={self.outputs}", f"paths.data={self.data}"]
+        command = [sys.executable, "-m", "hrm_lab.cli", "train", *DEMO, *self.words, *paths]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        several = {"WORLD_SIZE": str(self.world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.outputs.mkdir(exist_ok=True)
+        processes = []
+        for rank in range(self.world_size):
+            with (self.outputs / "output.txt").open("ab") as output:
+                variables = os.environ | several | {"RANK": str(rank)}
+                processes.append(subprocess.Popen(command, env=variables, stdout=output, stderr=output))
+        return processes
+
+    def train(self) -> None:
+        """To the end."""
+        for process in self.start():
+            assert process.wait(timeout=DEADLINE_S) == 0, (self.outputs / "output.txt").read_text()
+
+    @property
+    def folder(self) -> RunFolder:
+        (path,) = (self.outputs / "runs").iterdir()
+        return RunFolder(path)
+
+    def results(self) -> dict[str, Any]:
+        """All that must be the same: every value that was logged, the whole last state, and the weights' files."""
+        folder = self.folder
+        ranks = Ranks(torch.device("cpu"))
+        checkpoints = Checkpoints(folder.path, TrainingConfig(), ranks, check=lambda: None)
+        state = checkpoints.load()
+        checkpoints.close()
+        assert state is not None
+        # What the clock or the file's length decides is no result.
+        for clock in ("seconds", "high_water"):
+            del state[clock]
+        weights = {name: (folder.path / f"{name}.safetensors").read_bytes() for name in ("best", "last")}
+        return {"metrics": logged(folder), "state": state, "weights": weights}
+
+
+def logged(folder: RunFolder) -> list[tuple[int, str, float]]:
+    """Every metric in the order of the journal; those of the clock are left out."""
+    return [
+        (entry["step"], key, value)
+        for entry in read_journal(folder.journal)
+        for key, value in entry.get("metrics", {}).items()
+        if not key.startswith("perf/")
+    ]
+
+
+def assert_same(expected: Any, found: Any, place: str = "") -> None:
+    """To the bit, wherever in a state."""
+    if isinstance(expected, dict):
+        assert expected.keys() == found.keys(), place
+        for key, value in expected.items():
+            assert_same(value, found[key], f"{place}/{key}")
+    elif isinstance(expected, torch.Tensor):
+        assert expected.dtype == found.dtype, place
+        assert torch.equal(expected, found), place
+    else:
+        assert expected == found, place
+
+
+class Killer:
+    """Kills a training at a random moment: some time after its start, or in the middle of a save."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
+        self.story: list[str] = []
+
+    def strike(self, run: Run, processes: list[subprocess.Popen[bytes]]) -> bool:
+        """Whether it was killed before it was done."""
+        if self.dice.random() < 0.5:
+            how = "at a random moment"
+            until = time.monotonic() + self.dice.uniform(0.5, 5.0)
+            while time.monotonic() < until and any(p.poll() is None for p in processes):
+                time.sleep(0.005)
+        else:
+            how = "in the middle of a save"
+            for _ in range(self.dice.randint(1, 3)):
+                self._wait_for_a_save(run, processes)
+            time.sleep(self.dice.uniform(0, 0.02))
+        victims = [p for p in processes if p.poll() is None]
+        if not victims:
+            return False
+        if len(victims) > 1 and self.dice.random() < 0.5:
+            victims = [self.dice.choice(victims)]  # the others must find out by themselves
+        for victim in victims:
+            victim.send_signal(signal.SIGKILL)
+        self.story.append(f"killed {len(victims)} of {len(processes)} {how}")
+        for process in processes:
+            try:
+                process.wait(timeout=PEER_S)
+            except subprocess.TimeoutExpired:  # it waits for one that died before they had met
+                process.kill()
+                process.wait()
+        return True
+
+    def _wait_for_a_save(self, run: Run, processes: list[subprocess.Popen[bytes]]) -> None:
+        """A new one begins, or the training ends."""
+        saving = set(run.outputs.glob("runs/*/checkpoints/.saving_*"))
+        while any(p.poll() is None for p in processes):
+            if set(run.outputs.glob("runs/*/checkpoints/.saving_*")) - saving:
+                return
+            time.sleep(0.0005)
+
+
+def train_under_fire(run: Run, dice: random.Random) -> list[str]:
+    killer = Killer(dice)
+    kills = dice.randint(1, KILLS)
+    while len(killer.story) < kills and killer.strike(run, run.start()):
+        pass
+    run.train()
+    return killer.story
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scratch: Path) -> dict[str, Any]:
+    run = Run(scratch / "undisturbed", scratch / "data")
+    run.train()
+    return run.results()
+
+
+@pytest.fixture(scope="module")
+def two_undisturbed(scratch: Path) -> dict[str, Any]:
+    run = Run(scratch / "two_undisturbed", scratch / "data", world_size=2)
+    run.train()
+    return run.results()
+
+
+@pytest.fixture
+def outputs(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    folder = scratch / request.node.name.replace("[", "_").rstrip("]")
+    yield folder
+    if not request.session.testsfailed:  # what failed is left to be looked at
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("trial", range(TRIALS))
+def test_killed_is_the_same_as_never_killed(
+    scratch: Path, undisturbed: dict[str, Any], outputs: Path, trial: int
+) -> None:
+    run = Run(outputs, scratch / "data")
+    story = train_under_fire(run, random.Random(f"{SEED}/{trial}"))
+    print(story)
+    assert run.folder.status == COMPLETED
+    assert_same(undisturbed, run.results())
+
+
+@pytest.mark.parametrize("trial", range(max(1, TRIALS // 5)))
+def test_the_same_with_two_processes(scratch: Path, two_undisturbed: dict[str, Any], outputs: Path, trial: int) -> None:
+    run = Run(outputs, scratch / "data", world_size=2)
+    story = train_under_fire(run, random.Random(f"{SEED}/two/{trial}"))
+    print(story)
+    assert_same(two_undisturbed, run.results())
+
+
+@pytest.mark.parametrize("trial", range(max(1, TRIALS // 10)))
+def test_mlflow_holds_every_value_once(scratch: Path, undisturbed: dict[str, Any], outputs: Path, trial: int) -> None:
+    run = Run(outputs, scratch / "data", words=())
+    print(train_under_fire(run, random.Random(f"{SEED}/mlflow/{trial}")))
+    store = Store.open(run.folder.config().tracking, outputs)
+    assert run.folder.run_id is not None
+    expected: dict[str, list[tuple[int, float]]] = {}
+    for step, key, value in undisturbed["metrics"]:
+        expected.setdefault(key, []).append((step, value))
+    assert {key: store.history(run.folder.run_id, key) for key in expected} == expected
