@@ -21,9 +21,9 @@ def write_json(path: Path, values: Mapping[str, Any], durable: bool = False) -> 
         if durable:
             fsync(temporary)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)  # half a file on a full disk would only keep it full
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     if durable:
         fsync(path.parent)
 

@@ -323,22 +323,22 @@ class Trainer:
 
     def save(self) -> None:
         """Have all that the next step needs written, and go on as soon as it is copied."""
+        sums = self.window.clone()
+        self.ranks.sum_([sums])  # all processes see it, and leave together
+        self._refuse_divergence("the sum of the training losses", float(sums.sum()))
         state = self.state_dict()
-        self._refuse_divergence("the sum of the training losses", float(state["window"]["sums"].sum()))
         self.checkpoints.save(self.step, self.best_step, state, self.recorder.sync)
         self._save_is_due = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state: the same on every process, but for its rows of the carry."""
-        carry, window = self.carry, self.window.clone()
-        self.ranks.sum_([window])
+        """The whole state: the same on every process, but for what is its own of the carry and of the sums."""
         return {
             "fingerprint": self.batches.dataset.info.fingerprint,
             "step": self.step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "carry": {name: Rows(tensor) for name, tensor in _named(carry).items()},
-            "window": {"sums": window, "steps": self.window_steps},
+            "carry": {name: Rows(tensor) for name, tensor in _named(self.carry).items()},
+            "window": {"sums": Rows(self.window[None]), "steps": self.window_steps},
             "best": {"value": self.best_value, "step": self.best_step},
             "stopped": self.stopped,
             "evaluation_is_due": self.evaluation_is_due,
@@ -361,8 +361,13 @@ class Trainer:
             rows["halted"],
             Batch(rows["inputs"], rows["labels"], rows["puzzle_identifiers"]),
         )
-        # Sums of the open window are the main process's from here on.
-        self.window = state["window"]["sums"].to(device) if self.ranks.is_main else self._zero_sums()
+        # To every process its own sums of the open window, so that they are added up in the same order as ever; to
+        # another number of processes their total.
+        sums = state["window"]["sums"].to(device)
+        if len(sums) == self.ranks.world_size:
+            self.window = sums[self.ranks.rank]
+        else:
+            self.window = sums.sum(0) if self.ranks.is_main else self._zero_sums()
         self.window_steps = state["window"]["steps"]
         self.best_value, self.best_step = state["best"]["value"], state["best"]["step"]
         self.stopped = state["stopped"]

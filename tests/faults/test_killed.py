@@ -13,27 +13,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from hrm_lab.config import TrainingConfig
 from hrm_lab.run_folder import COMPLETED, RunFolder
-from hrm_lab.tracking.journal import read_journal
 from hrm_lab.tracking.store import Store
-from hrm_lab.training.checkpoint import Checkpoints
-from hrm_lab.training.distributed import Ranks
+from tests.faults.results import assert_same, results
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "20"))
 SEED = int(os.environ.get("HRM_FAULT_SEED", "0"))
 # The demo's model and rates, on few steps: two iterations of 15, a checkpoint every third and after each evaluation.
 DEMO = ["+experiment=demo", "data.num_test=32", "training.epochs=2", "training.eval_interval=1"]
 DEMO += ["training.checkpoint_interval=3", "training.log_interval=2"]
-KILLS = 4  # at most, so that a trial comes to an end
+KILLS = 3  # at most, so that a trial comes to an end
 DEADLINE_S = 120.0
 PEER_S = 10.0  # how long processes may take to find out that one is gone, before they are ended, as srun does
 
@@ -72,43 +69,6 @@ class Run:
     def folder(self) -> RunFolder:
         (path,) = (self.outputs / "runs").iterdir()
         return RunFolder(path)
-
-    def results(self) -> dict[str, Any]:
-        """All that must be the same: every value that was logged, the whole last state, and the weights' files."""
-        folder = self.folder
-        ranks = Ranks(torch.device("cpu"))
-        checkpoints = Checkpoints(folder.path, TrainingConfig(), ranks, check=lambda: None)
-        state = checkpoints.load()
-        checkpoints.close()
-        assert state is not None
-        # What the clock or the file's length decides is no result.
-        for clock in ("seconds", "high_water"):
-            del state[clock]
-        weights = {name: (folder.path / f"{name}.safetensors").read_bytes() for name in ("best", "last")}
-        return {"metrics": logged(folder), "state": state, "weights": weights}
-
-
-def logged(folder: RunFolder) -> list[tuple[int, str, float]]:
-    """Every metric in the order of the journal; those of the clock are left out."""
-    return [
-        (entry["step"], key, value)
-        for entry in read_journal(folder.journal)
-        for key, value in entry.get("metrics", {}).items()
-        if not key.startswith("perf/")
-    ]
-
-
-def assert_same(expected: Any, found: Any, place: str = "") -> None:
-    """To the bit, wherever in a state."""
-    if isinstance(expected, dict):
-        assert expected.keys() == found.keys(), place
-        for key, value in expected.items():
-            assert_same(value, found[key], f"{place}/{key}")
-    elif isinstance(expected, torch.Tensor):
-        assert expected.dtype == found.dtype, place
-        assert torch.equal(expected, found), place
-    else:
-        assert expected == found, place
 
 
 class Killer:
@@ -156,12 +116,33 @@ class Killer:
 
 
 def train_under_fire(run: Run, dice: random.Random) -> list[str]:
+    """Start it, kill it, again and again, and at last let it come to its end; what was done to it."""
     killer = Killer(dice)
     kills = dice.randint(1, KILLS)
     while len(killer.story) < kills and killer.strike(run, run.start()):
         pass
     run.train()
     return killer.story
+
+
+def try_out(kind: str, trials: int, scratch: Path, check: Callable[[Run], None], **settings: Any) -> None:
+    """Many trials, as many at a time as there are cores for; the first that fails is told with its dice."""
+
+    def one(trial: int) -> None:
+        run = Run(scratch / f"{kind}_{trial}", scratch / "data", **settings)
+        story = train_under_fire(run, random.Random(f"{SEED}/{kind}/{trial}"))
+        try:
+            assert run.folder.status == COMPLETED
+            check(run)
+        except AssertionError as error:
+            raise AssertionError(f"HRM_FAULT_SEED={SEED}, {kind} trial {trial}: {story}; see {run.outputs}") from error
+        shutil.rmtree(run.outputs)  # what failed is left to be looked at
+        print(f"{kind} trial {trial}: same after it was", ", ".join(story) or "left alone")
+
+    at_once = max(1, (os.cpu_count() or 1) // settings.get("world_size", 1))
+    with ThreadPoolExecutor(at_once) as pool:
+        for done in [pool.submit(one, trial) for trial in range(trials)]:
+            done.result()
 
 
 @pytest.fixture(scope="module")
@@ -173,50 +154,29 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(scratch: Path) -> dict[str, Any]:
     run = Run(scratch / "undisturbed", scratch / "data")
     run.train()
-    return run.results()
+    return results(run.folder)
 
 
-@pytest.fixture(scope="module")
-def two_undisturbed(scratch: Path) -> dict[str, Any]:
+def test_killed_is_the_same_as_never_killed(scratch: Path, undisturbed: dict[str, Any]) -> None:
+    try_out("alone", TRIALS, scratch, lambda run: assert_same(undisturbed, results(run.folder)))
+
+
+def test_the_same_with_two_processes(scratch: Path, undisturbed: dict[str, Any]) -> None:
     run = Run(scratch / "two_undisturbed", scratch / "data", world_size=2)
     run.train()
-    return run.results()
+    expected = results(run.folder)
+    assert [step for step, _, _ in expected["metrics"]] == [step for step, _, _ in undisturbed["metrics"]]
+    try_out("two", max(1, TRIALS // 4), scratch, lambda run: assert_same(expected, results(run.folder)), world_size=2)
 
 
-@pytest.fixture
-def outputs(scratch: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    folder = scratch / request.node.name.replace("[", "_").rstrip("]")
-    yield folder
-    if not request.session.testsfailed:  # what failed is left to be looked at
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.parametrize("trial", range(TRIALS))
-def test_killed_is_the_same_as_never_killed(
-    scratch: Path, undisturbed: dict[str, Any], outputs: Path, trial: int
-) -> None:
-    run = Run(outputs, scratch / "data")
-    story = train_under_fire(run, random.Random(f"{SEED}/{trial}"))
-    print(story)
-    assert run.folder.status == COMPLETED
-    assert_same(undisturbed, run.results())
-
-
-@pytest.mark.parametrize("trial", range(max(1, TRIALS // 5)))
-def test_the_same_with_two_processes(scratch: Path, two_undisturbed: dict[str, Any], outputs: Path, trial: int) -> None:
-    run = Run(outputs, scratch / "data", world_size=2)
-    story = train_under_fire(run, random.Random(f"{SEED}/two/{trial}"))
-    print(story)
-    assert_same(two_undisturbed, run.results())
-
-
-@pytest.mark.parametrize("trial", range(max(1, TRIALS // 10)))
-def test_mlflow_holds_every_value_once(scratch: Path, undisturbed: dict[str, Any], outputs: Path, trial: int) -> None:
-    run = Run(outputs, scratch / "data", words=())
-    print(train_under_fire(run, random.Random(f"{SEED}/mlflow/{trial}")))
-    store = Store.open(run.folder.config().tracking, outputs)
-    assert run.folder.run_id is not None
+def test_mlflow_holds_every_value_once(scratch: Path, undisturbed: dict[str, Any]) -> None:
     expected: dict[str, list[tuple[int, float]]] = {}
     for step, key, value in undisturbed["metrics"]:
         expected.setdefault(key, []).append((step, value))
-    assert {key: store.history(run.folder.run_id, key) for key in expected} == expected
+
+    def check(run: Run) -> None:
+        store = Store.open(run.folder.config().tracking, run.outputs)
+        assert run.folder.run_id is not None
+        assert {key: store.history(run.folder.run_id, key) for key in expected} == expected
+
+    try_out("mlflow", max(1, TRIALS // 10), scratch, check, words=())

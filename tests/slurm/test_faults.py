@@ -5,31 +5,29 @@ HRM_FAULT_TRIALS says how often each fault that takes seconds is tried (default 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hrm_lab.attempts import Attempt
-from hrm_lab.run_folder import COMPLETED, FAILED, PREEMPTED, RUNNING, RunFolder
+from hrm_lab.run_folder import COMPLETED, FAILED, PREEMPTED, RUNNING
 from hrm_lab.sweep.status import Row
+from tests.faults.results import assert_same, results
 from tests.slurm.conftest import Lab, attempts, journal_steps, node, wait_for
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "1"))
 STEPS = 400
 LONG = ["training.epochs=100", "hydra.launcher.canary=false"]  # 100 epochs of four steps: eight seconds and more
-
-
-def hash_of_weights(folder: RunFolder) -> str:
-    return hashlib.sha256((folder.path / "last.safetensors").read_bytes()).hexdigest()
+Undisturbed = dict[int, dict[str, Any]]  # results of runs that nothing happened to, by seed
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    """Hashes of the weights of the same runs, trained here in one go, by seed."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The same runs, trained here in one go, by seed."""
     from tests.slurm.conftest import SMALL
 
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -37,17 +35,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     words = ["sweep", "demo", *small, "tracking=none", "training.epochs=100", "seed=0,1,2", "name=undisturbed"]
     Lab(folder, "").run(*words)
     lab = Lab(folder, "")
-    return {int(row.entry.label.removeprefix("seed=")): hash_of_weights(row.folder) for row in lab.rows("undisturbed")}
+    return {int(row.entry.label.removeprefix("seed=")): results(row.folder) for row in lab.rows("undisturbed")}
 
 
 def is_training(row: Row) -> bool:
     return row.standing.status == RUNNING and row.folder.newest_step >= 50
 
 
-def assert_same_as_undisturbed(lab: Lab, row: Row, expected: str) -> None:
-    """The same weights, and a journal and an MLflow history with every step once."""
+def assert_same_as_undisturbed(lab: Lab, row: Row, expected: dict[str, Any]) -> None:
+    """Weights, optimizer state, carry and every value to the bit, and an MLflow history with every step once."""
     assert row.standing.status == COMPLETED, row.standing
-    assert hash_of_weights(row.folder) == expected
+    assert_same(expected, results(row.folder))
     steps = list(range(20, STEPS + 1, 20))
     assert journal_steps(row.folder, "train/lm_loss") == steps
     assert row.folder.run_id is not None
@@ -72,7 +70,7 @@ def kill_training(row: Row) -> None:
 
 
 @pytest.mark.parametrize("trial", range(TRIALS))
-def test_requeued_signalled_or_killed_a_run_goes_on(lab: Lab, undisturbed: dict[int, str], trial: int) -> None:
+def test_requeued_signalled_or_killed_a_run_goes_on(lab: Lab, undisturbed: Undisturbed, trial: int) -> None:
     lab.sweep("hurt", *LONG, "seed=0,1,2")
     faults = {"seed=0": requeue, "seed=1": send_usr2, "seed=2": kill_training}
     for label, fault in faults.items():
@@ -99,7 +97,7 @@ def test_a_job_longer_than_its_time_limit_goes_on_in_the_next(lab: Lab) -> None:
     assert journal_steps(row.folder, "train/lm_loss") == list(range(20, 2401, 20))
 
 
-def test_lost_nodes_and_old_processes_that_still_write(lab: Lab, undisturbed: dict[int, str]) -> None:
+def test_lost_nodes_and_old_processes_that_still_write(lab: Lab, undisturbed: Undisturbed) -> None:
     """One node dies, one loses its slurmd only, one its link; the last two wake up beside a new attempt."""
     lab.sweep("lost", *LONG, "hydra.launcher.cpus_per_task=4", "seed=0,1,2")  # a node for each
     faults = ["kill", "stop", "cut"]
@@ -149,7 +147,7 @@ def test_a_crash_loop_comes_to_an_end(lab: Lab) -> None:
     wait_for(lambda: lab.record(row.folder).status == "FAILED", 30, "MLflow to be told how it ended")
 
 
-def test_preemption_by_a_better_partition(lab: Lab, undisturbed: dict[int, str]) -> None:
+def test_preemption_by_a_better_partition(lab: Lab, undisturbed: Undisturbed) -> None:
     low = ["hydra.launcher.partition=low", "hydra.launcher.cpus_per_task=4", "+hydra.launcher.sbatch.nodelist=node6"]
     lab.sweep("low", *LONG, *low, "seed=0")
     wait_for(lambda: is_training(lab.rows("low")[0]), 90, "the training")
