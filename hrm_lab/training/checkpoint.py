@@ -71,6 +71,7 @@ class Checkpoints:
         self._token = ranks.broadcast(f"{platform.node()}_{os.getpid()}", self._group)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._jobs: list[Future[None]] = [self._worker.submit(_load_library)]
+        self._saving: Future[None] | None = None
         self._stager: Any = None
 
     # ------------------------------------------------------------------------------------------- writing
@@ -93,7 +94,8 @@ class Checkpoints:
             state: nested dictionaries of tensors, Rows and plain JSON values; the same on every process but for Rows.
             sync: called before the checkpoint gets its name: what it refers to must be on the disk by then.
         """
-        self.wait()
+        if self._saving is not None:
+            self._saving.result()
         dcp = importlib.import_module(DCP)
         tensors: dict[str, Tensor] = {}
         tree = _take_apart(state, "", tensors, self.ranks.rank)
@@ -111,10 +113,11 @@ class Checkpoints:
             raise self._unwritable(step, error, target) from error
         self.begun += 1
         facts = {"step": step, "world_size": self.ranks.world_size, "best_step": best_step, "state": tree}
-        self._jobs.append(self._worker.submit(self._publish, upload, target, facts, sync))
+        self._saving = self._worker.submit(self._publish, upload, target, facts, sync)
+        self._jobs.append(self._saving)
 
     def keep_weights(self, state: Mapping[str, Tensor], path: Path) -> None:
-        """Copy weights and have them written as safetensors, before any later save."""
+        """Copy weights and have them written as safetensors; no later save gets its name before they are there."""
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
         self._jobs.append(self._worker.submit(self._write_weights, copies, path))
 
