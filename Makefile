@@ -15,7 +15,7 @@ export SLURM_CONF := $(wildcard $(DEV_CLUSTER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry sweeps sync compare ui server config data \
+.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry sweeps sync compare reproduce ui server config data \
 	test test-slurm check format cluster-up cluster-down clean
 
 help:  ## list the targets
@@ -72,6 +72,10 @@ sweeps: $(STAMP)  ## list all sweeps with the states of their points
 
 compare: $(STAMP) need-sweep  ## compare a sweep's points, best first: make compare SWEEP=demo
 	@$(BIN)/hrm-lab compare $(SWEEP) --outputs "$(OUTPUTS)"
+
+reproduce: $(STAMP)  ## do a logged run again and compare: make reproduce RUN=ID [ARGS="--steps 100"]
+	@test -n "$(RUN)" || { echo "error: which run? way out: make reproduce RUN=ID, SIGNATURE or NAME; make ui shows them"; exit 2; }
+	@$(BIN)/hrm-lab reproduce "$(RUN)" $(ARGS) --outputs "$(OUTPUTS)"
 
 ui: $(STAMP)  ## open the MLflow UI on this machine (PORT=5000)
 	@$(BIN)/hrm-lab ui --outputs "$(OUTPUTS)" --port $(PORT)

@@ -8,6 +8,8 @@ import shlex
 import socket
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -285,6 +287,48 @@ def server(
 
 
 @app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="id of an MLflow run, its signature, or a name that no other run has")],
+    steps: Annotated[int | None, typer.Option(min=1, help="compare this many steps only, without the weights")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="the same, but: recorded as derived")
+    ] = None,
+    same_env: Annotated[bool, typer.Option("--same-env", help="in a venv of the logged packages")] = False,
+    current_code: Annotated[bool, typer.Option("--current-code", help="with today's code, not the run's")] = False,
+    on: Annotated[str, typer.Option(help="as a job: slurm, or another file of conf/hydra/launcher")] = "",
+    data_folder: Annotated[Path, typer.Option("--data", help="the folder of built datasets")] = Path("data"),
+    tracking_uri: Annotated[str | None, typer.Option(help="the store of the run; as for `ui` by default")] = None,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Do a logged run again: its code, data and config. Exit status: 0 identical, 1 different, 2 it cannot be done."""
+    from hrm_lab.logs import log_to_console
+    from hrm_lab.reproduce.command import Request, reproduce, submit
+
+    log_to_console()
+    settings = [word for word in change or [] if not word.startswith("hydra.")]
+    request = Request(run, outputs, data_folder, tracking_uri, steps, tuple(settings), same_env, current_code)
+    try:
+        if on:
+            from hrm_lab.compose import slurm_profile
+
+            profile = slurm_profile(on, [word for word in change or [] if word.startswith("hydra.")])
+            raise typer.Exit(submit(request, profile))
+        verdict = reproduce(request)
+    except (UserError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        text = str(error) if isinstance(error, UserError) else f"{error}\n  way out: another --outputs FOLDER"
+        typer.secho(f"error: {text}", fg="red", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        if not on:  # a job goes on by itself
+            typer.echo("interrupted: the same command goes on", err=True)
+        raise
+    typer.echo(verdict.line)
+    raise typer.Exit(1 if verdict.kind == "different" else 0)
+
+
+@app.command()
 def config(overrides: Overrides = None) -> None:
     """List every setting with its value, unit, range and meaning."""
     from rich.console import Console
@@ -328,6 +372,83 @@ def data(overrides: Overrides = None) -> None:
         typer.echo(render(board, facts["box_rows"], facts["box_cols"]) + "\n")
 
 
+Weights = Annotated[Path, typer.Argument(help="a run's folder, or a file of weights: safetensors or torch.save'd")]
+Last = Annotated[bool, typer.Option("--last", help="of a run's folder, the weights at its end, not the best")]
+
+
+@app.command()
+def evaluate(
+    weights: Weights,
+    overrides: Overrides = None,
+    last: Last = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, for machines")] = False,
+) -> None:
+    """Evaluate weights on the test data: a run's with its own config, a file's (ours or published) with OVERRIDES."""
+    from hrm_lab.evaluate import Subject, evaluate, run_subject, weights_file
+
+    chosen = weights_file(weights, last)
+    if not weights.is_dir():
+        from hrm_lab.compose import compose_config
+
+        subject = Subject(chosen, compose_config(overrides or []))
+    elif overrides:
+        raise UserError(
+            f"{weights}: a run is evaluated with its own config; {shlex.join(overrides)} cannot change it\n"
+            f"  way out: give the file {chosen}, with the overrides of the run (its point.json) and these"
+        )
+    else:
+        subject = run_subject(weights, last)
+    with _bars() as bar:
+        metrics = evaluate(subject, bar(f"building {subject.config.data.name}"), bar("evaluating"))
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(metrics))
+        return
+    from rich.table import Table
+
+    typer.echo(f"{chosen} on {subject.config.data.name}")
+    table = Table("metric", "value", box=None)
+    for key, value in metrics.items():
+        table.add_row(key, f"{value:.6g}")
+    _console().print(table)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Makes bars, each of which appears when it is first called with (done, total); nothing where no terminal is."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # Standard error, because standard output may be for a machine.
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+
+        def bar(words: str) -> Callable[[int, int], None]:
+            row = progress.add_task(words, total=None, visible=False)
+            return lambda done, total: progress.update(row, completed=done, total=total, visible=True)
+
+        yield bar
+
+
+@app.command()
+def export(
+    weights: Weights,
+    out: Annotated[Path, typer.Argument(help="the file to write; it must not be there yet")],
+    form: Annotated[
+        str, typer.Option("--format", help="published (an ordered state dict by torch.save) or safetensors")
+    ] = "published",
+    compiled_names: Annotated[
+        bool, typer.Option("--compiled-names", help="names with _orig_mod. in front, as torch.compile leaves them")
+    ] = False,
+    last: Last = False,
+) -> None:
+    """Write weights under the published names, for the published code or any other."""
+    from hrm_lab.evaluate import export
+
+    export(weights, out, form, compiled_names, last)
+    typer.echo(str(out))
+
+
 def main() -> None:
     """Entry point: an error that a user can act on is two lines on standard error and exit status 1."""
     warnings.filterwarnings("ignore", category=UserWarning, module="hydra")
@@ -341,7 +462,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in UNWRITABLE or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        text = f"error: {error.filename}: {error.strerror}\n  way out: take another folder with paths.outputs=FOLDER"
+        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+        text = f"error: {error.filename}: {error.strerror}\n  way out: {remedy}, or take another paths.outputs=FOLDER"
         typer.secho(text, fg="red", err=True)
         sys.exit(1)
 

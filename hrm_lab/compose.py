@@ -65,6 +65,18 @@ def sweep_place(overrides: Sequence[str]) -> tuple[Path, str, dict[str, Any]]:
     return Path(composed.paths.outputs), str(composed.name), launcher
 
 
+def slurm_profile(name: str, overrides: Sequence[str]) -> SlurmLauncherConfig:
+    """The settings of a file of conf/hydra/launcher, with overrides `hydra.launcher.KEY=VALUE`.
+
+    Raises:
+        UserError: when there is no such file, or it is not one for SLURM.
+    """
+    launcher = sweep_place([f"hydra/launcher={name}", *overrides])[2]
+    if launcher.get("_target_") != SlurmLauncherConfig._target_:
+        raise ConfigError("hydra/launcher", name, "submits nothing to SLURM", "take slurm, or another file for SLURM")
+    return SlurmLauncherConfig(**launcher)
+
+
 def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     try:
         GlobalHydra.instance().clear()

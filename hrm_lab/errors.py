@@ -34,5 +34,9 @@ class PeerLost(RunError):
     """Another process of the run has died, or failed for a reason of its own."""
 
 
+class CannotReproduce(UserError):
+    """A logged run that cannot be done again as it was."""
+
+
 class PointFailed(UserError):
     """A point of a sweep did not finish; the others did what they could."""

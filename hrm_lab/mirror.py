@@ -7,6 +7,7 @@ Sending again sends nothing twice: what the store holds already is asked of the 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -15,9 +16,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -41,7 +43,16 @@ from hrm_lab.run_folder import (
 )
 from hrm_lab.tracking.journal import JournalReader
 from hrm_lab.tracking.provenance import PACKAGE
-from hrm_lab.tracking.store import MAX_METRICS, REASON, SIGNATURE, SWEEP, Store
+from hrm_lab.tracking.store import (
+    DATA_FINGERPRINT,
+    MAX_METRICS,
+    REASON,
+    SIGNATURE,
+    SWEEP,
+    WEIGHTS_HASH,
+    Store,
+)
+from hrm_lab.weights import weights_hash
 
 log = logging.getLogger("hrm_lab")
 MAX_TAG = 5000  # characters of a tag that every MLflow store takes
@@ -63,11 +74,14 @@ class Mirror:
 
     Args:
         may_write: asked before anything is sent; a replaced attempt's mirror must not send.
+        into: a store and the id of a run in it that is described already; by default the run of the folder's signature,
+            found or made in the store of its config.
     """
 
-    def __init__(self, folder: RunFolder, may_write: Callable[[], bool] = lambda: True) -> None:
-        self.folder, self.may_write = folder, may_write
-        self.config: Config = folder.config()
+    def __init__(
+        self, folder: RunFolder, may_write: Callable[[], bool] = lambda: True, into: tuple[Store, str] | None = None
+    ) -> None:
+        self.folder, self.may_write, self.into = folder, may_write, into
         # OUTPUTS as it is seen from here, which need not be the path that the config was made with.
         self.outputs = folder.path.parents[1]
         self._store: Store | None = None
@@ -83,8 +97,7 @@ class Mirror:
             return
         try:
             if self._store is None:
-                self._store = Store.open(self.config.tracking, self.outputs)
-                self._run_id = self._find_or_create(self._store)
+                self._store, self._run_id = self.into or self._open()
                 self._known = self._store.last_steps(self._run_id)
                 self._reader, self._unsent = JournalReader(self.folder.journal), []
             self._describe_data(self._store)
@@ -93,6 +106,15 @@ class Mirror:
         except Exception:
             self._store = None  # asked afresh: a request that got no answer may have been stored
             raise
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """Of the folder's run."""
+        return self.folder.config()
+
+    def _open(self) -> tuple[Store, str]:
+        store = Store.open(self.config.tracking, self.outputs)
+        return store, self._find_or_create(store)
 
     def _find_or_create(self, store: Store) -> str:
         """By the id that the folder remembers, else by signature: a kill in between makes no second one."""
@@ -128,16 +150,8 @@ class Mirror:
         return store.create_run(point.label, tags, parent)
 
     def _describe(self, store: Store, run_id: str) -> None:
-        """Params and the files that it takes to run it again."""
-        store.log_params(run_id, {key: value for key, value, meta in schema.settings(self.config) if meta.identity})
-        point, source = self.folder.point(), self.folder.provenance()
-        store.log_text(run_id, yaml.safe_dump(schema.to_dict(self.config), sort_keys=False), "config/config.yaml")
-        store.log_text(run_id, yaml.safe_dump(point.overrides), "config/overrides.yaml")
-        store.log_text(run_id, json.dumps(source.to_dict(), indent=1), "code/provenance.json")
-        if source.diff:
-            store.log_text(run_id, source.diff + "\n", "code/uncommitted.patch")
-        freeze = "".join(f"{name}=={version}\n" for name, version in source.packages.items())
-        store.log_text(run_id, freeze, "code/requirements.txt")
+        params = {key: value for key, value, meta in schema.settings(self.config) if meta.identity}
+        describe(store, run_id, self.folder, params, schema.to_dict(self.config))
 
     def _describe_data(self, store: Store) -> None:
         """Tie the dataset to the run, by its fingerprint, once."""
@@ -146,7 +160,7 @@ class Mirror:
         if info is None or tracked.get("fingerprint") == info["fingerprint"]:
             return
         store.log_dataset(self._run_id, info["name"], info["fingerprint"], info["folder"], json.dumps(info["counts"]))
-        store.set_tags(self._run_id, {"hrm_lab.data_fingerprint": info["fingerprint"]})
+        store.set_tags(self._run_id, {DATA_FINGERPRINT: info["fingerprint"]})
         store.log_file(self._run_id, Path(info["folder"]) / "dataset.json", "data")
         write_json(self.folder.path / "tracking.json", tracked | {"fingerprint": info["fingerprint"]})
 
@@ -181,19 +195,36 @@ class Mirror:
         from hrm_lab.analysis.figures import draw_learning_curves  # only now: a training imports this module
         from hrm_lab.analysis.frames import journal_curves
 
-        curves = self.folder.path / "learning_curves.png"
+        curves, last = self.folder.path / "learning_curves.png", self.folder.path / "last.safetensors"
         draw_learning_curves({self.folder.point().label: journal_curves(self.folder.journal)}, curves)
         for file, place in (
             (self.folder.path / "best.safetensors", "weights"),
-            (self.folder.path / "last.safetensors", "weights"),
+            (last, "weights"),
             (curves, "figures"),
             (self.folder.log, None),
         ):
             if file.exists():
                 store.log_file(self._run_id, file, place)
+        if last.exists():
+            store.set_tags(self._run_id, {WEIGHTS_HASH: weights_hash(last)})
         state = self.folder.state
         if state is not None and state.best_step is not None:
             store.set_tags(self._run_id, {"hrm_lab.best_step": str(state.best_step)})
+
+
+def describe(
+    store: Store, run_id: str, folder: RunFolder, params: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Params and the files that it takes to run it again."""
+    store.log_params(run_id, params)
+    point, source = folder.point(), folder.provenance()
+    store.log_text(run_id, yaml.safe_dump(dict(config), sort_keys=False), "config/config.yaml")
+    store.log_text(run_id, yaml.safe_dump(point.overrides), "config/overrides.yaml")
+    store.log_text(run_id, json.dumps(source.to_dict(), indent=1), "code/provenance.json")
+    if source.diff:
+        store.log_text(run_id, source.diff + "\n", "code/uncommitted.patch")
+    freeze = "".join(f"{name}=={version}\n" for name, version in source.packages.items())
+    store.log_text(run_id, freeze, "code/requirements.txt")
 
 
 def sync(folder: RunFolder) -> None:

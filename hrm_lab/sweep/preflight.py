@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hrm_lab.config import Config, ModelConfig
+from hrm_lab.config import Config, ModelConfig, SudokuDataConfig, TrackingConfig
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, SlurmLauncherConfig
 from hrm_lab.sweep import slurm
@@ -31,14 +31,29 @@ def check(configs: Sequence[Config], launcher: SlurmLauncherConfig, tasks: int) 
         UserError: naming everything that was found.
     """
     outputs = Path(configs[0].paths.outputs).resolve()
-    found: list[str] = []
-    for look in (
-        lambda: _tracking(configs[0], outputs),
+    _refuse(
+        lambda: _tracking(configs[0].tracking, outputs),
         lambda: _writable(outputs),
         lambda: _room(configs, outputs),
         lambda: _cluster(launcher, tasks),
-    ):
-        found += _problems(look)
+    )
+
+
+def check_job(tracking: TrackingConfig, outputs: Path, launcher: SlurmLauncherConfig) -> None:
+    """The same for a single job that is no point of a sweep.
+
+    Raises:
+        UserError: naming everything that was found.
+    """
+    _refuse(
+        lambda: _tracking(tracking, outputs),
+        lambda: _writable(outputs),
+        lambda: _cluster(launcher, 1),
+    )
+
+
+def _refuse(*looks: Callable[[], Iterator[UserError]]) -> None:
+    found = [problem for look in looks for problem in _problems(look)]
     if found:
         raise UserError("\n".join(found))
 
@@ -50,17 +65,17 @@ def _problems(look: Callable[[], Iterator[UserError]]) -> Iterator[str]:
         yield str(error)
 
 
-def _tracking(config: Config, outputs: Path) -> Iterator[UserError]:
-    if not config.tracking.enabled:
+def _tracking(config: TrackingConfig, outputs: Path) -> Iterator[UserError]:
+    if not config.enabled:
         return
-    uri = tracking_uri(config.tracking, outputs)
+    uri = tracking_uri(config, outputs)
     way_out = "`make server` on a machine that the nodes reach, tracking.uri=http://MACHINE:5000; or tracking=none"
     if not uri.startswith("http"):
         yield ConfigError("tracking.uri", uri, "jobs on several nodes cannot share a file", way_out)
     elif re.fullmatch(r"localhost|127\..*|::1|\[::1\]", urlsplit(uri).hostname or ""):
         yield ConfigError("tracking.uri", uri, "is another machine on every node", way_out)
     else:
-        refuse_silent_server(config.tracking)
+        refuse_silent_server(config)
 
 
 def _writable(outputs: Path) -> Iterator[UserError]:
@@ -94,7 +109,16 @@ def bytes_of_run(config: Config) -> int:
     moments = 3 * 4 * parameters  # the weights and AdamATan2's two moments, in float32
     slots = config.training.global_batch_size
     carry = 2 * 4 * slots * 100 * config.model.hidden_size  # two latents of about a hundred tokens for each slot
-    return (config.training.keep_checkpoints + 1) * (moments + carry) + 2 * 4 * parameters
+    return (_kept_checkpoints(config) + 1) * (moments + carry) + 2 * 4 * parameters
+
+
+def _kept_checkpoints(config: Config) -> int:
+    training = config.training
+    kept = training.keep_checkpoints + training.keep_best_checkpoint
+    if training.keep_checkpoint_every is not None and isinstance(config.data, SudokuDataConfig):
+        steps = training.epochs * (config.data.num_train or 0) // training.global_batch_size
+        kept += steps // training.keep_checkpoint_every
+    return kept
 
 
 def count_parameters(model: ModelConfig) -> int:

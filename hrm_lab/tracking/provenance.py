@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -40,6 +41,10 @@ class Provenance:
     python: str
     host: str
     platform: str
+    # Empty in what was logged before these were.
+    cpu: str = ""
+    gpu: str = ""
+    world_size: int = 1  # data-parallel processes
 
     @property
     def dirty(self) -> bool:
@@ -59,7 +64,30 @@ def collect() -> Provenance:
         python=sys.version.split()[0],
         host=platform.node(),
         platform=platform.platform(),
+        cpu=_cpu(),
+        gpu=_gpu(),
+        world_size=int(os.environ.get("WORLD_SIZE", 1)),
     )
+
+
+def _cpu() -> str:
+    """Its model: arithmetic libraries choose their kernels by it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor()
+
+
+def _gpu() -> str:
+    """The models of this machine's NVIDIA GPUs, asked of the driver and not of torch, which takes a second to load."""
+    models = set()
+    for file in Path("/proc/driver/nvidia/gpus").glob("*/information"):
+        with contextlib.suppress(OSError):
+            facts = dict(line.partition(":")[::2] for line in file.read_text().splitlines())
+            models.add(facts.get("Model", "").strip())
+    return ", ".join(sorted(models - {""}))
 
 
 @functools.cache
@@ -104,10 +132,9 @@ def git(*arguments: str, variables: dict[str, str] | None = None, folder: Path =
             cwd=folder,
             env=os.environ | (variables or {}),
             capture_output=True,
-            text=True,
-            errors="replace",
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip("\n")
+    # Decoded here: subprocess would make one line end of \r\n and \n, and no patch of such a file would fit any more.
+    return done.stdout.decode(errors="replace").strip("\n")

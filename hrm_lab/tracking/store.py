@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +35,12 @@ CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
 REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
+DATA_FINGERPRINT, WEIGHTS_HASH = "hrm_lab.data_fingerprint", "hrm_lab.weights_hash"
+FOUND_AT_MOST = 20  # runs that one word names
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class RunRecord:
     metrics: dict[str, float]
     params: dict[str, str]
     tags: dict[str, str]
+    experiment_id: str = ""
 
 
 def tracking_uri(config: TrackingConfig, outputs: Path) -> str:
@@ -121,6 +128,39 @@ class Store:
         found = self.client.search_runs([self.experiment_id], query, max_results=1)
         return str(found[0].info.run_id) if found else ""
 
+    def find(self, word: str) -> list[RunRecord]:
+        """Runs of any experiment that a word names: by id, else by signature, else by name."""
+        from mlflow.exceptions import MlflowException
+
+        with self._questioned():
+            if re.fullmatch("[0-9a-f]{32}", word):
+                try:
+                    return [_record(self.client.get_run(word))]
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+            experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+            text = f'"{word}"' if "'" in word else f"'{word}'"
+            for key in (f"tags.`{SIGNATURE}`", "attributes.run_name"):
+                found = self.client.search_runs(experiments, f"{key} = {text}", max_results=FOUND_AT_MOST)
+                if found:
+                    return [_record(run) for run in found]
+        return []
+
+    @contextmanager
+    def _questioned(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            text = f"{self.uri}: the tracking store gives no answer: {error}"
+            raise UserError(f"{text}\n  way out: see that its server runs") from error
+
+    def in_experiment(self, experiment_id: str) -> Store:
+        """The same store, for new runs of another experiment."""
+        return Store(self.client, self.uri, experiment_id)
+
     def create_run(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
         """Make the run of one signature; as a child of `parent` if there is one."""
         family = {"mlflow.parentRunId": parent} if parent else {}
@@ -154,6 +194,27 @@ class Store:
         """All (step, value) of a metric, in order of steps."""
         points = self.client.get_metric_history(run_id, key)
         return sorted((point.step, point.value) for point in points)
+
+    def histories(self, run_id: str) -> dict[tuple[int, str], float]:
+        """Every value of every metric, by (step, metric)."""
+        with self._questioned():
+            keys = self.client.get_run(run_id).data.metrics
+            return {(step, key): value for key in keys for step, value in self.history(run_id, key)}
+
+    def download(self, run_id: str, path: str, folder: Path) -> Path | None:
+        """An artifact, copied into a folder; None where the run has none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.client.download_artifacts(run_id, path, str(folder)))
+        except (MlflowException, OSError, requests.RequestException):
+            return None
+
+    def text(self, run_id: str, path: str) -> str | None:
+        """A text artifact; None where the run has none of that name."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.download(run_id, path, Path(folder))
+            return file.read_text() if file is not None else None
 
     def last_steps(self, run_id: str) -> dict[str, int]:
         """The highest step that the store holds of every metric: whatever comes again up to there is known."""
@@ -237,4 +298,5 @@ def _record(run: Any) -> RunRecord:
         dict(data.metrics),
         dict(data.params),
         dict(data.tags),
+        run.info.experiment_id,
     )
