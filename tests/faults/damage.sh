@@ -14,11 +14,11 @@ CONFIG+=" training.checkpoint_interval=5"
 
 # What a command prints, without times, colours and the name of the scratch folder.
 plain() {
-    sed -E "s#$scratch/##g; s/\x1b\[[0-9;]*m//g; s/^[0-9-]*[ T]?[0-9:]{8}[^ ]* //"
+    sed -E "s#$scratch/##g; s/\x1b\[[0-9;]*m//g; s/^[0-9:]{8} +//"
 }
 say() { printf '\n# %s\n' "$*"; }
 show() {
-    printf '$ %s\n' "$*"
+    printf '$ %s\n' "$*" | plain
     bash -c "$*" 2>&1 | plain
     return "${PIPESTATUS[0]}"
 }
