@@ -123,7 +123,7 @@ class RunFolder:
         """Step of the newest checkpoint; 0 where there is none."""
         try:
             return int(json.loads((self.path / "checkpoints/newest.json").read_text())["step"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return 0
 
     def write_provenance(self) -> None:

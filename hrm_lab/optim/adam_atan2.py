@@ -102,11 +102,10 @@ class FusedAdamATan2:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        steps = torch.tensor(float(state["steps"]))
         for place, moments in state["state"].items():
             p = self.params[int(place)]
-            on_device = {name: moment.to(p.device) for name, moment in moments.items()}
-            self.inner.state[p] = {"step": steps.clone(), **on_device}
+            steps = torch.tensor(float(state["steps"]), device=p.device)  # its kernel reads it there
+            self.inner.state[p] = {"step": steps} | {name: moment.to(p.device) for name, moment in moments.items()}
 
 
 def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> AdamATan2 | FusedAdamATan2:

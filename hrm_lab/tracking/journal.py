@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hrm_lab.errors import RunError
+from hrm_lab.files import fsync
 from hrm_lab.training.protocols import Viewer
 
 log = logging.getLogger(__name__)
@@ -32,15 +33,21 @@ class Journal:
             step, total_steps: where training begins, and where it ends.
             high_water: bytes of the journal that the checkpoint knows of; None to begin afresh.
         """
-        kept = self.path.read_bytes()[:high_water] if high_water else b""
+        kept = self.path.read_bytes()[:high_water] if high_water and self.path.exists() else b""
         if len(kept) < (high_water or 0):
             log.warning("%s is shorter than its checkpoint says: some of its values are lost", self.path)
             kept = kept[: kept.rfind(b"\n") + 1]
         begin = json.dumps({"begin": step, "total_steps": total_steps}) + "\n"
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_bytes(kept + begin.encode())
-        # A new file under the old name: whoever follows the journal sees that it was cut, and begins again.
-        temporary.replace(self.path)
+        try:
+            temporary.write_bytes(kept + begin.encode())
+            fsync(temporary)
+            # A new file under the old name: whoever follows the journal sees that it was cut, and begins again.
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._unwritable(error) from error
+        fsync(self.path.parent)
         self._file = FileIO(self.path, "ab")
 
     def append(self, step: int, stamp: int, values: Mapping[str, float]) -> None:
@@ -51,10 +58,13 @@ class Journal:
             if self._file.write(line.encode()) != len(line):  # the torn line is cut off when the run goes on
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise RunError(
-                f"{self.path}: the journal could not be written: {error.strerror}\n"
-                "  way out: make room; the same command goes on from the last checkpoint"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.path}: the journal could not be written: {error.strerror}\n"
+            "  way out: make room; the same command goes on from the last checkpoint"
+        )
 
     def high_water(self) -> int:
         """Bytes written so far."""

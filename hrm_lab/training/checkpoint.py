@@ -11,15 +11,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import itertools
 import json
 import logging
-import os
-import platform
 import re
 import shutil
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,16 @@ from hrm_lab.config import TrainingConfig
 from hrm_lab.errors import PeerLost, RunError, one_line
 from hrm_lab.files import fsync, write_json
 from hrm_lab.model.interop import save_weights
-from hrm_lab.training.distributed import Ranks
+from hrm_lab.training.distributed import Ranks, is_about_a_peer
 
 log = logging.getLogger(__name__)
 DCP = "torch.distributed.checkpoint"  # takes half a second to import, so it is imported where nobody waits for it
 MANIFEST, POINTER = "manifest.json", "newest.json"
 NAME = re.compile(r"step_(\d+)(?:-(\d+))?")
+UNFINISHED = ".saving_"  # how a folder's name begins until it is whole, and again when it is being removed
+PEER_S = 10.0  # how long an end waits for a save that other processes take part in
 TENSOR, ROWS = "__tensor__", "__rows__"  # what stands in a manifest where the state has a tensor
 State = dict[str, Any]
-
-
-class Damaged(Exception):
-    """A checkpoint that is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,13 @@ class Checkpoints:
         self._written = 0  # those of them that lie on the disk
         self._group = ranks.new_cpu_group()  # of its own, so that a save in the background takes nobody's turn
         # A replaced attempt may still be writing the same step, so each attempt has a name of its own.
-        self._token = ranks.broadcast(f"{platform.node()}_{os.getpid()}", self._group)
+        self._token = ranks.broadcast(uuid.uuid4().hex[:12], self._group)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._jobs: list[Future[None]] = [self._worker.submit(_load_library)]
         self._saving: Future[None] | None = None
+        self._broken: BaseException | None = None  # weights that could not be written
         self._stager: Any = None
+        self._staged: set[str] = set()
 
     # ------------------------------------------------------------------------------------------- writing
 
@@ -99,13 +99,15 @@ class Checkpoints:
         dcp = importlib.import_module(DCP)
         tensors: dict[str, Tensor] = {}
         tree = _take_apart(state, "", tensors, self.ranks.rank)
-        target = self.folder / f".saving_{step:08d}_{self._token}"
+        target = self.folder / f"{UNFINISHED}{step:08d}_{self._token}"
         try:
             target.mkdir(parents=True, exist_ok=True)
+            writer = dcp.HuggingFaceStorageWriter(str(target), save_distributed=True)
+            writer.per_thread_copy_ahead = 0  # all is on the host already: its thread has no business with a GPU
             upload = dcp.async_save(
                 tensors,
-                storage_writer=dcp.HuggingFaceStorageWriter(str(target), save_distributed=True),
-                async_stager=self._staging(dcp),
+                storage_writer=writer,
+                async_stager=self._staging(set(tensors)),
                 process_group=self._group,
                 no_dist=self.ranks.world_size == 1,
             )
@@ -128,36 +130,47 @@ class Checkpoints:
 
     def close(self) -> None:
         """Let what is under way end, and say nothing of it: something worse is on its way to the user."""
+        # One of several processes may wait in vain for the others.
+        wait(self._jobs, timeout=None if self.ranks.world_size == 1 else PEER_S)
         self._worker.shutdown(wait=self.ranks.world_size == 1, cancel_futures=True)
 
     def _raise_failures(self) -> None:
         while self._jobs and self._jobs[0].done():
             self._jobs.pop(0).result()
 
-    def _staging(self, dcp: Any) -> Any:
+    def _staging(self, names: set[str]) -> Any:
         """On a GPU the host's copy is pinned and used again; on a CPU it is made anew for each save."""
-        if self._stager is None:
+        if self._stager is None or self._staged != names:  # an optimizer has no moments before the first gradient
             staging = importlib.import_module(f"{DCP}.staging")
             self._stager = staging.BlockingAsyncStager(cache_staged_state_dict=self.ranks.device.type == "cuda")
+            self._staged = names
         return self._stager
 
     def _publish(self, upload: Future[Any], target: Path, facts: State, sync: Callable[[], None]) -> None:
         """Give a checkpoint its name, once every process has written its file."""
+        step = facts["step"]
         try:
             upload.result()
             if self.ranks.is_main:
-                files = {file.name: _facts(file) for file in sorted(target.iterdir())}
-                write_json(target / MANIFEST, facts | {"files": files}, durable=True)
+                shards = sorted(target.glob("*.safetensors"))
+                if len(shards) != self.ranks.world_size:
+                    raise RunError(f"{target}: {len(shards)} files are there of {self.ranks.world_size} processes")
+                for shard in shards:
+                    fsync(shard)
+                manifest = facts | {"files": {shard.name: _facts(shard) for shard in shards}}
+                write_json(target / MANIFEST, manifest | {"sha256": _hash_of(manifest)}, durable=True)
+                if self._broken is not None:
+                    raise self._broken
                 sync()
                 self.check()
-                name = _free_name(self.folder, f"step_{facts['step']:08d}")
+                name = _next_name(self.folder, step)
                 target.rename(self.folder / name)
                 fsync(self.folder)
-                write_json(self.folder / POINTER, {"name": name, "step": facts["step"]}, durable=True)
+                write_json(self.folder / POINTER, {"name": name, "step": step}, durable=True)
                 self._prune()
             self._written += 1
         except BaseException as error:  # torch's CheckpointException is no Exception
-            raise self._unwritable(facts["step"], error, target) from error
+            raise self._unwritable(step, error, target) from error
 
     def _write_weights(self, weights: Mapping[str, Tensor], path: Path) -> None:
         temporary = path.with_name(f".{path.name}.{self._token}")
@@ -166,9 +179,11 @@ class Checkpoints:
             fsync(temporary)
             self.check()
             temporary.replace(path)
+            fsync(path.parent)
         except Exception as error:
             temporary.unlink(missing_ok=True)
-            raise _explained(f"{path} could not be written", error, "the last checkpoint") from error
+            self._broken = self._explained(f"{path} could not be written", error, "the last checkpoint")
+            raise self._broken from error
 
     def _unwritable(self, step: int, error: BaseException, target: Path) -> BaseException:
         """What went wrong with a save, in words; its remains are removed, so that a full disk has room to say so."""
@@ -176,17 +191,53 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
         before = newest_step(self.folder)
         goes_on = f"step {before}" if before else "the beginning"
-        return _explained(f"{self.folder}: the checkpoint of step {step} could not be written", error, goes_on)
+        return self._explained(f"{self.folder}: the checkpoint of step {step} could not be written", error, goes_on)
+
+    def _explained(self, what: str, error: BaseException, goes_on: str) -> BaseException:
+        """In words, what the disk said or torch found; our own errors as they are."""
+        # Torch wraps the errors of all processes into one of its own.
+        causes = [failure[0] for failure in getattr(error, "failures", {}).values()] or [error]
+        for cause in causes:
+            if isinstance(cause, OSError):
+                full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+                way_out = "make room" if full else "see that the folder can be written"
+                reason = cause.strerror or str(cause)
+                return RunError(f"{what}: {reason}\n  way out: {way_out}; the same command goes on from {goes_on}")
+            if self.ranks.world_size > 1 and is_about_a_peer(cause):
+                return PeerLost(f"{what}: {one_line(cause)}")
+        return error if isinstance(error, Exception) else RunError(f"{what}: {one_line(causes[0])}")
 
     def _prune(self) -> None:
-        """Drop what retention does not keep, and what processes that were killed while they saved have left."""
-        found, every = _newest_first(self.folder), self.training.keep_checkpoint_every
-        best = _of_best(found) if self.training.keep_best_checkpoint else None
-        for old in found[self.training.keep_checkpoints :]:
-            if old != best and (every is None or _place(old)[0] % every):
-                old.rename(old.with_name(f".saving_dropped_{old.name}"))  # never a part of one under a real name
-        for remains in self.folder.glob(".saving_*"):
+        """Drop what retention does not keep."""
+        found = _newest_first(self.folder)
+        kept = {*found[: self.training.keep_checkpoints], *self._kept_longer(found)}
+        try:
+            for old in found:
+                if old not in kept:
+                    going = self.folder / f"{UNFINISHED}dropped_{uuid.uuid4().hex[:12]}"
+                    old.rename(going)  # never a part of one under a real name
+                    shutil.rmtree(going)
+        except OSError as error:
+            log.warning("%s: old checkpoints could not be removed (%s)", self.folder, error)
+
+    def _kept_longer(self, found: list[Path]) -> Iterator[Path]:
+        best = _best_step(found[0])
+        every, before = self.training.keep_checkpoint_every, 0
+        for candidate in reversed(found):
+            step = _place(candidate)[0]
+            # The first at or after what is wanted: a save may have come a few steps late.
+            if self.training.keep_best_checkpoint and best is not None and before < best <= step:
+                yield candidate
+            if every is not None and before // every < step // every:
+                yield candidate
+            before = step
+
+    def _sweep_up(self) -> None:
+        """Remove what processes that were killed while they wrote have left; on a full disk it would keep it full."""
+        for remains in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(remains, ignore_errors=True)
+        for remains in self.folder.parent.glob(".*.safetensors.*"):
+            remains.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------------------------------- reading
 
@@ -208,16 +259,23 @@ class Checkpoints:
         candidates, lost = _newest_first(self.folder), _announced(self.folder)
         if lost and lost not in [candidate.name for candidate in candidates]:
             log.warning("%s: checkpoint %s was written and is gone; taking the one before", self.folder, lost)
-        for candidate in candidates:
-            try:
-                _verify(candidate)
-                return candidate.name
-            except (Damaged, OSError) as error:
-                self.check()
+        try:
+            self.check()
+            self._sweep_up()
+            for candidate in candidates:
+                damage = _damage(candidate)
+                if not damage:
+                    return candidate.name
                 aside = _free_name(self.folder, f"damaged_{candidate.name}")
-                log.warning("checkpoint %s is damaged: %s; put aside as %s", candidate, error, aside)
+                log.warning("checkpoint %s is damaged: %s; put aside as %s", candidate, damage, aside)
+                self.check()
                 candidate.rename(self.folder / aside)
-        if candidates or lost:
+        except OSError as error:  # says nothing about what was written
+            return RunError(
+                f"{error.filename}: {error.strerror}\n"
+                "  way out: see that the disk can be read and written; to go without a checkpoint, rename its folder"
+            )
+        if candidates or lost or any(self.folder.glob("damaged_*")):
             return RunError(
                 f"{self.folder}: there were checkpoints, and none of them can be used\n"
                 f"  way out: bring one back, or remove {self.folder} to train from the beginning"
@@ -273,22 +331,31 @@ def _read(folder: Path) -> State:
     return state
 
 
-def _verify(folder: Path) -> None:
-    """Raise Damaged unless every file is what the manifest says."""
+def _damage(folder: Path) -> str:
+    """What is wrong with a checkpoint; empty where everything is what was written."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({error})") from None
+        manifest = json.loads((folder / MANIFEST).read_text())
+        written = manifest.pop("sha256")
+        files = manifest["files"]
     except FileNotFoundError:
-        raise Damaged(f"{MANIFEST} is missing") from None
-    for name, written in files.items():
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({one_line(error)})"
+    if _hash_of(manifest) != written:
+        return f"{MANIFEST} has changed since it was written (its SHA-256 differs)"
+    for name, facts in files.items():
         file = folder / name
         if not file.exists():
-            raise Damaged(f"{name} is missing")
-        if file.stat().st_size != written["bytes"]:
-            raise Damaged(f"{name} has {file.stat().st_size:,} bytes, {written['bytes']:,} were written")
-        if _facts(file) != written:
-            raise Damaged(f"{name} has changed since it was written (its SHA-256 differs)")
+            return f"{name} is missing"
+        if file.stat().st_size != facts["bytes"]:
+            return f"{name} has {file.stat().st_size:,} bytes, {facts['bytes']:,} were written"
+        if _facts(file) != facts:
+            return f"{name} has changed since it was written (its SHA-256 differs)"
+    return ""
+
+
+def _hash_of(manifest: State) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _facts(file: Path) -> dict[str, Any]:
@@ -307,43 +374,25 @@ def _place(checkpoint: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2] or 1)
 
 
+def _next_name(folder: Path, step: int) -> str:
+    """With a number behind it, if the step is there: one that was left before its evaluation is saved again after."""
+    taken = [number for other, number in map(_place, _newest_first(folder)) if other == step]
+    return f"step_{step:08d}-{max(taken) + 1}" if taken else f"step_{step:08d}"
+
+
 def _free_name(folder: Path, wanted: str) -> str:
-    """The name, or with a number behind it: a step that was left before its evaluation is saved once more after it."""
-
-    def names() -> Iterator[str]:
-        yield wanted
-        yield from (f"{wanted}-{number}" for number in range(2, 1000))
-
-    return next(name for name in names() if not (folder / name).exists())
+    names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not (folder / name).exists())
 
 
-def _of_best(found: list[Path]) -> Path | None:
-    """The checkpoint of the best evaluation so far: the first one at or after its step."""
-    best = json.loads((found[0] / MANIFEST).read_text())["best_step"]
-    if best is None:
-        return None
-    after = [path for path in found if _place(path)[0] >= best]
-    return min(after, key=lambda path: (_place(path)[0], -_place(path)[1]), default=None)
+def _best_step(checkpoint: Path) -> int | None:
+    best: int | None = json.loads((checkpoint / MANIFEST).read_text())["best_step"]
+    return best
 
 
 def _announced(folder: Path) -> str:
     """Name of the checkpoint that was written last, by the pointer; empty where there is none."""
     try:
         return str(json.loads((folder / POINTER).read_text())["name"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _explained(what: str, error: BaseException, goes_on: str) -> BaseException:
-    """In words, what the disk said or torch found; our own errors as they are."""
-    # Torch wraps the errors of all processes into one of its own.
-    causes = [failure[0] for failure in getattr(error, "failures", {}).values()] or [error]
-    for cause in causes:
-        if isinstance(cause, OSError):
-            reason = cause.strerror or str(cause)
-            full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
-            way_out = "make room" if full else "see that the folder can be written"
-            return RunError(f"{what}: {reason}\n  way out: {way_out}; the same command goes on from {goes_on}")
-        if type(cause) is RuntimeError:  # what torch.distributed raises when a process does not answer
-            return PeerLost(f"{what}: {one_line(cause)}")
-    return error if isinstance(error, Exception) else RunError(f"{what}: {one_line(causes[0])}")

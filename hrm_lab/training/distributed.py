@@ -7,6 +7,7 @@ and submitit set it. World size is no part of the result: the global batch is wh
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise PeerLost(f"another process of this run is gone ({str(error).splitlines()[0]})") from error
+
+
+def is_about_a_peer(error: BaseException) -> bool:
+    """Whether an error of torch's says that another process does not answer."""
+    told = isinstance(error, RuntimeError) and re.search("gloo|nccl|connection|peer", str(error), re.IGNORECASE)
+    return isinstance(error, dist.DistError) or bool(told)
 
 
 @dataclass(frozen=True)
