@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrm_lab.optim.adam_atan2 import AdamATan2
+from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2
 from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
 
@@ -38,3 +38,26 @@ def test_schedule(units: dict[str, Any]) -> None:
         for column, step in enumerate(units["lr/steps"]):
             ours = cosine_with_warmup(int(step), base, int(warmup), int(total), ratio)
             np.testing.assert_allclose(ours, units["lr/value"][row, column], rtol=1e-12, atol=1e-18)
+
+
+def test_the_fused_optimizers_state_goes_there_and_back() -> None:
+    """Torch's own Adam stands in for the package, which needs CUDA: it keeps the same three things a parameter."""
+
+    def made() -> FusedAdamATan2:
+        return FusedAdamATan2(torch.optim.Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]))
+
+    one, other = made(), made()
+    for optimizer, steps in ((one, 3), (other, 2)):
+        for n in range(steps):
+            for p in optimizer.params:
+                p.grad = torch.full_like(p, 0.1 * (n + 1))
+            optimizer.step()
+    assert one.state_dict()["steps"] == 3
+    for ours, theirs in zip(one.params, other.params, strict=True):
+        theirs.data.copy_(ours)
+    other.load_state_dict(one.state_dict())
+    for optimizer in (one, other):
+        for p in optimizer.params:
+            p.grad = torch.full_like(p, -0.5)
+        optimizer.step()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(one.params, other.params, strict=True))

@@ -37,7 +37,7 @@ def recorded(trainer: Trainer) -> list[torch.Tensor]:
 
 
 folder, name, last_step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-trainer, memory = make_trainer(small_config(folder), folder / name)
+trainer, memory = make_trainer(small_config(folder, log_interval=3), folder / name)
 ranks = trainer.ranks
 drawn = recorded(trainer)
 trainer.fit(last_step)

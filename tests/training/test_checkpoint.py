@@ -115,6 +115,16 @@ def garble_the_manifest(checkpoint: Path) -> None:
     os.truncate(checkpoint / MANIFEST, 50)
 
 
+def flip_a_value(checkpoint: Path) -> None:
+    text = (checkpoint / MANIFEST).read_text()
+    (checkpoint / MANIFEST).write_text(text.replace('"value": 0.1', '"value": 0.3'))
+
+
+def flip_a_key(checkpoint: Path) -> None:
+    text = (checkpoint / MANIFEST).read_text()
+    (checkpoint / MANIFEST).write_text(text.replace('"files"', '"fils"'))
+
+
 def shard(checkpoint: Path) -> Path:
     return next(checkpoint.glob("*.safetensors"))
 
@@ -127,6 +137,8 @@ def shard(checkpoint: Path) -> Path:
         (lose_a_shard, "is missing"),
         (lose_the_manifest, "manifest.json is missing"),
         (garble_the_manifest, "manifest.json cannot be read"),
+        (flip_a_value, "manifest.json has changed"),
+        (flip_a_key, "manifest.json cannot be read"),
     ],
 )
 def test_damage_is_told_and_the_one_before_is_taken(
@@ -157,6 +169,11 @@ def test_all_damaged_or_gone_is_refused(tmp_path: Path, caplog: pytest.LogCaptur
     with pytest.raises(RunError, match="none of them can be used"):  # the pointer knows that there was one
         load(tmp_path)
     assert "step_00000002 was written and is gone" in caplog.text
+    (folder / POINTER).unlink()
+    damaged = folder / "damaged_step_00000002"
+    damaged.mkdir()
+    with pytest.raises(RunError, match="none of them can be used"):  # and so does what was put aside
+        load(tmp_path)
 
 
 def test_killed_between_the_name_and_the_pointer(tmp_path: Path) -> None:
@@ -183,6 +200,36 @@ def test_a_step_that_is_saved_again_replaces_nothing_before_it_is_there(tmp_path
     found = load(tmp_path)
     assert found is not None
     assert names(folder) == ["damaged_step_00000001-2", "step_00000001"]
+
+
+def test_the_newest_of_a_step_is_kept_however_often_it_is_saved(tmp_path: Path) -> None:
+    for _ in range(4):
+        folder = save(tmp_path, 1, keep_checkpoints=1)
+    assert names(folder) == ["step_00000001-4"]
+    assert json.loads((folder / POINTER).read_text())["name"] == "step_00000001-4"
+
+
+def test_every_nth_is_kept_though_its_save_came_late(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1, 3, 4, 7, 8, 9, keep_checkpoints=1, keep_checkpoint_every=2)
+    assert names(folder) == [f"step_{step:08d}" for step in (3, 4, 7, 8, 9)]
+
+
+def test_no_checkpoint_tells_of_weights_that_could_not_be_written(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    with opened(tmp_path) as checkpoints:
+        checkpoints.keep_weights({"weight": torch.ones(1)}, tmp_path / "not_there" / "best.safetensors")
+        checkpoints.save(2, 2, state_of(2), sync=lambda: None)
+        with pytest.raises(RunError, match=r"best\.safetensors could not be written"):
+            checkpoints.wait()
+    assert names(tmp_path / "checkpoints") == ["step_00000001"]
+
+
+def test_what_a_kill_left_is_swept_up(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    (folder / ".saving_00000002_dead").mkdir()
+    (tmp_path / ".best.safetensors.dead").touch()
+    assert load(tmp_path) is not None
+    assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
 def test_a_replaced_attempt_publishes_nothing(tmp_path: Path) -> None:
@@ -222,6 +269,7 @@ def test_a_full_disk_is_told_and_harms_no_earlier_checkpoint(small_disk: Path) -
     assert found is not None
     assert found["step"] == 1
     save(small_disk, 2)  # there is room again: what was written in part is gone
+    assert names(small_disk / "checkpoints") == ["step_00000001", "step_00000002"]
 
 
 def test_a_read_only_disk_is_told(small_disk: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_run_cut_anywhere_ends_with_the_same_bits(tmp_path: Path) -> None:
         second, after = make_trainer(config, tmp_path / f"cut{cut}")
         second.fit()
         assert after.began == cut
+        assert before.values.keys().isdisjoint(after.values)
         assert before.values | after.values == recorded.values
         assert_same_bits(whole, second)
 

@@ -62,8 +62,24 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(folder: Pa
         shutil.copytree(folder / "half", folder / name)
         after = train(folder, name, world_size)
         assert len(after["drawn"]) == 5 * 3  # it did go on
+        assert before["values"].keys().isdisjoint(after["values"])
         after["values"] = before["values"] | after["values"]
         assert_same_run(alone, after)
+
+
+def test_a_missing_shard_of_one_process_is_told_and_the_one_before_is_taken(
+    folder: Path, alone: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(folder, "lost", 2, last_step=5)
+    newest = folder / "lost" / "checkpoints" / "step_00000005"
+    shards = sorted(newest.glob("*.safetensors"))
+    assert len(shards) == 2
+    shards[1].unlink()
+    after = train(folder, "lost", 1)
+    assert f"{shards[1].name} is missing" in capfd.readouterr().err
+    assert len(after["drawn"]) > 5 * 3  # from an earlier step
+    for field in ("inputs", "labels", "puzzle_identifiers", "steps", "halted"):
+        assert torch.equal(alone["carry"][f"/carry/{field}"], after["carry"][f"/carry/{field}"]), field
 
 
 def assert_same_run(expected: dict[str, Any], found: dict[str, Any]) -> None:
