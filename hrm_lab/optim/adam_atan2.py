@@ -74,7 +74,9 @@ class AdamATan2:
         """Go on from there."""
         self.steps = state["steps"]
         self.state = {
-            self.params[int(place)]: {name: m.to(self.params[int(place)].device) for name, m in moments.items()}
+            self.params[int(place)]: {
+                name: m.to(self.params[int(place)].device, copy=True) for name, m in moments.items()
+            }
             for place, moments in state["state"].items()
         }
 
@@ -105,7 +107,9 @@ class FusedAdamATan2:
         for place, moments in state["state"].items():
             p = self.params[int(place)]
             steps = torch.tensor(float(state["steps"]), device=p.device)  # its kernel reads it there
-            self.inner.state[p] = {"step": steps} | {name: moment.to(p.device) for name, moment in moments.items()}
+            self.inner.state[p] = {"step": steps} | {
+                name: moment.to(p.device, copy=True) for name, moment in moments.items()
+            }
 
 
 def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torch.device) -> AdamATan2 | FusedAdamATan2:
