@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,3 +62,16 @@ class Memory(Unrecorded):
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.values |= {(step, key): value for key, value in values.items() if not key.startswith("perf/")}
+
+
+def hrm_lab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A verb in a process of its own, as it is given in a folder."""
+    command = [sys.executable, "-m", "hrm_lab.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

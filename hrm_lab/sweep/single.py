@@ -103,30 +103,18 @@ def _script(
     folder: Path, name: str, words: Sequence[str], launcher: SlurmLauncherConfig, variables: Mapping[str, str]
 ) -> str:
     executor = submitit.SlurmExecutor(folder)
-    optional = {
-        "partition": launcher.partition,
-        "account": launcher.account,
-        "qos": launcher.qos,
-        "gres": launcher.gres,
-        "mem": None if launcher.mem_gb is None else f"{int(launcher.mem_gb * 1024)}M",
-    }
     exports = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     again = f'[ $code = {INTERRUPTED} ] && [ "$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING ]'
     end = f"echo $code > {shlex.quote(str(folder / 'exit'))}"
     executor.update_parameters(
         job_name=name,
-        time=launcher.time_min,
         nodes=1,
         ntasks_per_node=1,
         cpus_per_task=launcher.cpus_per_task * launcher.tasks_per_node,
-        signal_delay_s=launcher.signal_lead_s,
-        stderr_to_stdout=True,
         setup=[*exports, "export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}", *launcher.setup],
         teardown=["code=$?", f"if {again}; then scontrol requeue $SLURM_JOB_ID; else {end}; fi", "exit $code"],
-        wckey=None,  # submitit's own would be refused where such keys are enforced
         srun_args=["--open-mode=append", *launcher.srun_args],
-        additional_parameters={"requeue" if launcher.requeue else "no-requeue": True, **launcher.sbatch},
-        **{key: value for key, value in optional.items() if value is not None},
+        **slurm.asked_of_any_job(launcher),
     )
     command = shlex.join([sys.executable, "-u", "-P", "-m", *words])
     text: str = executor._make_submission_file_text(command, name)

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from submitit.helpers import clean_env
 from submitit.slurm.slurm import read_job_id
 
 from hrm_lab.errors import UserError
+from hrm_lab.launchers import SlurmLauncherConfig
 
 AT_ONCE = 200  # tasks named in one command
 COMMAND_S = 60.0  # SLURM's own limit for an answer is 10 s and more on busy clusters
@@ -127,6 +129,25 @@ def _environment() -> dict[str, str]:
     conf = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
     with clean_env():
         return dict(os.environ) | conf
+
+
+def asked_of_any_job(launcher: SlurmLauncherConfig) -> dict[str, Any]:
+    """What a profile asks for whatever its job runs, as parameters of submitit's executor."""
+    optional = {
+        "partition": launcher.partition,
+        "account": launcher.account,
+        "qos": launcher.qos,
+        "gres": launcher.gres,
+        "mem": None if launcher.mem_gb is None else f"{int(launcher.mem_gb * 1024)}M",
+    }
+    return {
+        "time": launcher.time_min,
+        "signal_delay_s": launcher.signal_lead_s,
+        "stderr_to_stdout": True,
+        "wckey": None,  # submitit's own would be refused where such keys are enforced
+        "additional_parameters": {"requeue" if launcher.requeue else "no-requeue": True, **launcher.sbatch},
+        **{key: value for key, value in optional.items() if value is not None},
+    }
 
 
 def sbatch(script: Path) -> str:

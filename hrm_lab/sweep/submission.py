@@ -197,26 +197,16 @@ class Submission:
         """The batch script, in submitit's form: srun starts one worker for each process, then the end is looked at."""
         launcher, is_canary = self.launcher, chunk is self.canary
         executor = submitit.SlurmExecutor(self.folder / "logs")
-        optional = {
-            "partition": launcher.partition,
-            "account": launcher.account,
-            "qos": launcher.qos,
-            "gres": launcher.gres,
-            "mem": None if launcher.mem_gb is None else f"{int(launcher.mem_gb * 1024)}M",
-            "dependency": self._dependency(chunk),
-        }
+        dependency = self._dependency(chunk)
         place = f"{shlex.quote(str(self.folder))} {chunk.first}"
         python = f"{shlex.quote(sys.executable)} -u -P -m hrm_lab.sweep"
         end = f"{python} {'after-canary' if is_canary else 'after'}"
         array = {} if is_canary else {"map_count": chunk.count, "array_parallelism": chunk.parallelism or chunk.count}
         executor.update_parameters(
             job_name=chunk.name,
-            time=launcher.time_min,
             nodes=launcher.nodes,
             ntasks_per_node=launcher.tasks_per_node,
             cpus_per_task=launcher.cpus_per_task,
-            signal_delay_s=launcher.signal_lead_s,
-            stderr_to_stdout=True,
             setup=[*self._setup(chunk), *launcher.setup],
             # SLURM's controller may be away for a moment, just then.
             teardown=[
@@ -224,13 +214,9 @@ class Submission:
                 f"for pause in 5 20 60; do {end} {place} $code && break; sleep $pause; done",
                 "exit $code",
             ],
-            wckey=None,  # submitit's own would be refused where such keys are enforced
             srun_args=["--kill-on-bad-exit=1", "--open-mode=append", *launcher.srun_args],
-            additional_parameters={
-                **({"requeue": True} if launcher.requeue else {"no-requeue": True}),
-                **launcher.sbatch,
-            },
-            **{key: value for key, value in optional.items() if value is not None},
+            **slurm.asked_of_any_job(launcher),
+            **({"dependency": dependency} if dependency is not None else {}),
         )
         executor.parameters.update(array)
         command = f"{python} {'canary' if is_canary else 'train'} {place}"

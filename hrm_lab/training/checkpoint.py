@@ -83,7 +83,8 @@ class Checkpoints:
         Raises:
             RunError: when one could not be written.
         """
-        self._raise_failures()
+        while self._jobs and self._jobs[0].done():
+            self._jobs.pop(0).result()
         return self._written
 
     def save(self, step: int, best_step: int | None, state: State, sync: Callable[[], None]) -> None:
@@ -133,10 +134,6 @@ class Checkpoints:
         # One of several processes may wait in vain for the others.
         wait(self._jobs, timeout=None if self.ranks.world_size == 1 else PEER_S)
         self._worker.shutdown(wait=self.ranks.world_size == 1, cancel_futures=True)
-
-    def _raise_failures(self) -> None:
-        while self._jobs and self._jobs[0].done():
-            self._jobs.pop(0).result()
 
     def _staging(self, names: set[str]) -> Any:
         """On a GPU the host's copy is pinned and used again; on a CPU it is made anew for each save."""

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import pytest
 from hrm_lab.run_folder import COMPLETED, RunFolder
 from hrm_lab.tracking.store import Store
 from tests.faults.results import assert_same, results
+from tests.small import free_port
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "20"))
 SEED = int(os.environ.get("HRM_FAULT_SEED", "0"))
@@ -48,10 +48,7 @@ class Run:
         """The command that a user gives, in so many processes."""
         paths = [f"paths.outputs={self.outputs}", f"paths.data={self.data}"]
         command = [sys.executable, "-m", "hrm_lab.cli", "train", *DEMO, *self.words, *paths]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        several = {"WORLD_SIZE": str(self.world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        several = {"WORLD_SIZE": str(self.world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.outputs.mkdir(exist_ok=True)
         processes = []
         for rank in range(self.world_size):

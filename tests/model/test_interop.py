@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -26,7 +24,7 @@ from hrm_lab.model.hrm import HRM
 from hrm_lab.model.interop import PUBLISHED_PREFIX, export, load_into, load_weights, save_weights
 from hrm_lab.tracking.journal import read_journal
 from tests.model.test_golden import FOLDER, LOGITS, Case, Deviations, _check_evaluation
-from tests.small import small_config
+from tests.small import hrm_lab, small_config
 
 VOCABULARY, LENGTH, IDENTIFIERS = 6, 16, 3
 State = dict[str, torch.Tensor]
@@ -394,11 +392,6 @@ SMALL = [
     "training.eval_interval=2",
     "training.global_batch_size=16",
 ]
-
-
-def hrm_lab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hrm_lab.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def test_a_run_is_evaluated_as_it_was_in_training_and_so_is_what_is_exported(tmp_path: Path) -> None:

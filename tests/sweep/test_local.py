@@ -20,7 +20,7 @@ from hrm_lab.run_folder import COMPLETED, FAILED
 from hrm_lab.sweep.local import job_limit
 from hrm_lab.tracking.journal import read_journal
 from hrm_lab.tracking.store import Store
-from tests.small import small_config
+from tests.small import hrm_lab, small_config
 
 SMALL = [
     "data.num_train=64",
@@ -34,11 +34,6 @@ SMALL = [
     "training.checkpoint_interval=1",
     "name=try",
 ]
-
-
-def hrm_lab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hrm_lab.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.small import free_port
 from tests.training.test_trainer import assert_equal_but_rounding
 
 STEPS = 8
@@ -20,10 +20,8 @@ STEPS = 8
 
 def train(folder: Path, name: str, world_size: int, last_step: int = STEPS) -> dict[str, Any]:
     """Train the small run, or go on with it, in so many processes: its metrics, draws and last carry."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    several = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment = os.environ | several
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.training.one_rank", str(folder), name, str(last_step)],
