@@ -1,0 +1,3 @@
+from hrm_lab.cli import main
+
+main()

@@ -1,0 +1,53 @@
+"""Verbs about what a run is made of: its settings and its data."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from hrm_lab.cli.app import Overrides, app
+
+
+@app.command()
+def config(overrides: Overrides = None) -> None:
+    """List every setting with its value, unit, range and meaning."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hrm_lab.compose import compose_config
+    from hrm_lab.config import settings
+    from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for title, listed in (
+        ("", settings(compose_config(overrides or []))),
+        ("hydra/launcher=local", settings(LocalLauncherConfig(), KEY)),
+        ("hydra/launcher=slurm", settings(SlurmLauncherConfig(), KEY)),
+    ):
+        table = Table("key", "value", "unit", "range", "meaning", title=title, title_justify="left")
+        for key, value, meta in listed:
+            low, high = ("" if bound is None else f"{bound:g}" for bound in (meta.low, meta.high))
+            extent = ", ".join(meta.choices) or (f"{low} .. {high}" if low or high else "")
+            table.add_row(key, str(value), meta.unit, extent, meta.help)
+        console.print(table)
+
+
+@app.command()
+def data(overrides: Overrides = None) -> None:
+    """Build the dataset of a config if it is missing, and say what is in it."""
+    from hrm_lab.compose import compose_config
+
+    settings = compose_config(overrides or [])
+    from hrm_lab.data.build import ensure_dataset
+    from hrm_lab.data.sudoku import render
+    from hrm_lab.progress import building
+
+    with building(settings.data.name) as progress:
+        dataset = ensure_dataset(settings.data, settings.paths.data, progress)
+    info, facts = dataset.info, dataset.info.task_facts
+    typer.echo(f"{dataset.folder}\nfingerprint {info.fingerprint}")
+    for split, counts in info.counts.items():
+        typer.echo(f"{split}: {counts['examples']:,} examples in {counts['groups']:,} groups")
+    for board in (dataset.train.inputs[0], dataset.train.labels[0]):
+        typer.echo(render(board, facts["box_rows"], facts["box_cols"]) + "\n")
