@@ -1,5 +1,6 @@
 """`hrm-lab VERB`: each verb calls one function. Imports are inside the verbs, so that a wrong word costs nothing."""
 
+# ruff: noqa: I001 (the verbs' modules are imported in the order of `--help`)
 from __future__ import annotations
 
 import errno
@@ -9,7 +10,7 @@ import warnings
 
 import typer
 
-from hrm_lab.cli import runs, sweeps, results, settings, serving  # noqa: I001 (the order of `--help`)
+from hrm_lab.cli import runs, sweeps, results, settings, serving
 from hrm_lab.cli.app import app
 from hrm_lab.errors import UserError
 
