@@ -179,15 +179,30 @@ class TrackingConfig:
         None, "MLflow tracking URI; null = a SQLite file in paths.outputs, made when missing", identity=False
     )
     experiment: str = setting("hrm-lab", "MLflow experiment", identity=False)
+    allow_open_server: bool = setting(
+        False,
+        "a tracking server without a password is accepted: only on a network that nobody else reaches",
+        identity=False,
+    )
+    system_interval: Optional[float] = setting(
+        10.0,
+        "pause between looks at CPU, memory and GPU; null = none",
+        unit="s",
+        low=0.1,
+        identity=False,
+    )
     flush_interval: float = setting(2.0, "pause between batches sent to MLflow", unit="s", low=0.05, identity=False)
 
 
 EVAL_METRICS = ("exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "lm_loss", "q_halt_loss")
 
 
+PRUNERS = ("none", "asha", "median", "percentile")
+
+
 @dataclass
 class StoppingConfig:
-    """When a run ends before its last epoch. Divergence (a loss that is no number) always ends it."""
+    """When a run ends before its last epoch. Divergence (a loss or gradient that is no number) always ends it."""
 
     metric: str = setting("eval/exact_accuracy", "evaluation metric that is watched")
     mode: str = setting("max", "whether more or less of the metric is better", choices=("max", "min"))
@@ -196,6 +211,48 @@ class StoppingConfig:
     )
     min_delta: float = setting(0.0, "improvement that counts", low=0.0)
     goal: Optional[float] = setting(None, "stop as soon as the metric is this good; null = never")
+    overfit_accuracy: Optional[float] = setting(
+        None,
+        "train/exact_accuracy from which on a falling evaluation is overfitting; null = never stop for it",
+        low=0.0,
+        high=1.0,
+    )
+    overfit_drop: float = setting(0.02, "how far the metric must be below its best, to count as falling", low=0.0)
+    overfit_evaluations: int = setting(2, "falling evaluations in a row that stop", unit="evaluations", low=1)
+    max_steps: Optional[int] = setting(None, "budget; null = no limit", unit="optimizer steps", low=1)
+    max_hours: Optional[float] = setting(
+        None, "budget of wall time over all attempts; null = no limit", unit="h", low=0.0
+    )
+    max_gpu_hours: Optional[float] = setting(
+        None, "budget of GPU time over all attempts; null = no limit", unit="GPU h", low=0.0
+    )
+    pruner: str = setting(
+        "none", "rule that compares a run with its siblings of the sweep after each evaluation", choices=PRUNERS
+    )
+    grace_steps: Optional[int] = setting(
+        None,
+        "no comparison before this step; the first rung of asha; null = the first evaluation",
+        unit="optimizer steps",
+        low=1,
+    )
+    min_peers: int = setting(3, "siblings with a value at the rung, below which nobody is stopped", low=1)
+    peers: str = setting(
+        "reached",
+        "median, percentile: which siblings count: all that reached the step, or only those that have finished",
+        choices=("reached", "finished"),
+    )
+    reduction_factor: int = setting(4, "asha: a rung is this many times the one before; one in so many goes on", low=2)
+    brackets: int = setting(1, "asha: groups of runs that compete apart, each with a longer first rung", low=1)
+    percentile: float = setting(50.0, "percentile: the best share that goes on", unit="%", low=0.0, high=100.0)
+    pruner_patience: Optional[int] = setting(
+        None,
+        "evaluations without improvement that a run must show before siblings may stop it; null = none",
+        unit="evaluations",
+        low=0,
+    )
+    ask_timeout: float = setting(
+        10.0, "longest wait for the siblings' values; without them a run goes on", unit="s", low=0.0, identity=False
+    )
 
 
 @dataclass
@@ -349,6 +406,13 @@ def validate(config: Config) -> None:
         config.stopping.metric,
         "is not a metric of an evaluation",
         "one of " + ", ".join(f"eval/{metric}" for metric in EVAL_METRICS),
+    )
+    _require(
+        config.stopping.pruner == "none" or config.tracking.enabled,
+        "stopping.pruner",
+        config.stopping.pruner,
+        "siblings are known through the tracking store, and tracking.enabled=false",
+        "take tracking=sqlite or tracking=server, or stopping.pruner=none",
     )
     if isinstance(config.data, SudokuDataConfig):
         _validate_sudoku(config.data, training)

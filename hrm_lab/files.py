@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def write_json(path: Path, values: Mapping[str, Any], durable: bool = False) -> None:
     """Write a file whole or not at all.
@@ -26,6 +29,19 @@ def write_json(path: Path, values: Mapping[str, Any], durable: bool = False) -> 
         raise OSError(error.errno, error.strerror, str(path)) from error
     if durable:
         fsync(path.parent)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an npz file whole or not at all, and its folder when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # (numpy takes a keyword for one of its own)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def fsync(path: Path) -> None:

@@ -1,7 +1,7 @@
 """One resolved config -> one trained run: where the trainer, the journal and the run's folder meet.
 
 Safe to call again on the same folder: it goes on from the newest checkpoint. MLflow is told by a process of its own
-(mirror.py), which reads what is written here.
+(mirror/), which reads what is written here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import ConfigError, PeerLost, one_line
 from hrm_lab.files import write_json
 from hrm_lab.logs import log_to_file
-from hrm_lab.mirror import mirrored, sync_or_warn
+from hrm_lab.mirror.folder import sync_or_warn
+from hrm_lab.mirror.process import mirrored
 from hrm_lab.run_folder import (
     COMPLETED,
     ENDED,
@@ -136,15 +137,15 @@ def run(
 
 def _train(config: Config, folder: RunFolder, shown: Viewer, watch: Watch, ranks: Ranks) -> State:
     # Torch takes seconds to import, so a config that is refused must not wait for it.
-    from hrm_lab.stopping.patience import Patience
+    from hrm_lab.stopping.rules import Rules
     from hrm_lab.training.trainer import Trainer
 
     dataset = ensure_dataset(config.data, config.paths.data)
     ranks.wait()  # the others wait for the data
     folder.write_dataset(dataset)
     journal = Journal(folder.journal)
-    recorder = JournalRecorder(journal, shown)
-    trainer = Trainer(config, dataset, folder.path, recorder, Patience(config.stopping), ranks, watch)
+    recorder = JournalRecorder(journal, shown, folder.path)
+    trainer = Trainer(config, dataset, folder.path, recorder, Rules(config.stopping), ranks, watch)
     try:
         outcome = trainer.fit()
     finally:
@@ -161,12 +162,12 @@ def _assist(config: Config, folder: RunFolder, watch: Watch) -> State:
     """What the other processes do: the same training, and nothing that can be seen of it, unless they fail."""
     ranks = _connect(config)
     try:
-        from hrm_lab.stopping.patience import Patience
+        from hrm_lab.stopping.rules import Rules
         from hrm_lab.training.trainer import Trainer
 
         ranks.wait()  # the main process builds the data
         dataset = ensure_dataset(config.data, config.paths.data)
-        Trainer(config, dataset, folder.path, Unrecorded(), Patience(config.stopping), ranks, watch).fit()
+        Trainer(config, dataset, folder.path, Unrecorded(), Rules(config.stopping), ranks, watch).fit()
     except (Left, PeerLost):
         raise
     except Exception as error:

@@ -184,7 +184,7 @@ def _is_still_mine() -> bool:
 
 def canary(submission: Submission) -> int:
     """Train two steps of the first point where nothing of it counts: what would fail everywhere fails here, once."""
-    from hrm_lab.stopping.patience import Patience
+    from hrm_lab.stopping.rules import Rules
     from hrm_lab.training.distributed import connect
     from hrm_lab.training.trainer import Trainer
 
@@ -199,7 +199,7 @@ def canary(submission: Submission) -> int:
         dataset = ensure_dataset(config.data, config.paths.data)
         with Watch().listening() as watch:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, Watch.SIGNALS)
-            trainer = Trainer(config, dataset, folder, Unrecorded(), Patience(config.stopping), ranks, watch)
+            trainer = Trainer(config, dataset, folder, Unrecorded(), Rules(config.stopping), ranks, watch)
             trainer.fit(last_step=CANARY_STEPS)
         ranks.close()
     except Left:

@@ -14,7 +14,7 @@ from hrm_lab.config import Config
 from hrm_lab.errors import RunError
 from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, load_manifest
-from hrm_lab.mirror import sync_or_warn
+from hrm_lab.mirror.folder import sync_or_warn
 from hrm_lab.run import close_dead_run
 from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep import cluster, local, slurm

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from hrm_lab.manifest import Entry, Manifest
-from hrm_lab.mirror import sync_or_warn
+from hrm_lab.mirror.folder import sync_or_warn
 from hrm_lab.run import end_dead_run
 from hrm_lab.run_folder import CANCELLED, COMPLETED, ENDED, FAILED, LOST, RUNNING, TIMEOUT, RunFolder
 from hrm_lab.sweep.closing import CLOSED, close_sweep

@@ -1,4 +1,8 @@
-"""The journal of a run: every metric, appended to a file beside the checkpoints before it is anywhere else."""
+"""The journal of a run: all that it has to say, appended to a file before it is anywhere else.
+
+A line of JSON for each: {"begin", "total_steps"} where an attempt takes up the training; {"step", "ms", "metrics"};
+{"step", "ms", "artifact"}, a file in the run's folder; {"step", "ms", "decision", "tags"}.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +16,29 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from hrm_lab.decision import Decision
 from hrm_lab.errors import RunError
-from hrm_lab.files import fsync
+from hrm_lab.files import fsync, write_arrays
 from hrm_lab.training.protocols import Viewer
 
 log = logging.getLogger(__name__)
+STOPPING_REASON = "stopping.reason"  # the tag that says why a run ended before its last epoch
 
 
 class Journal:
-    """The run's own record: a line of JSON for every call."""
+    """The run's own record: a line of JSON for every call.
+
+    What lies beyond a checkpoint is dropped when a run goes on, and comes again. It comes with the stamps it had: a
+    store takes a value that has the same key, step and stamp for the same one, even if it meets the second on its way
+    to the first.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: FileIO | None = None
+        self._stamps: dict[int, int] = {}  # of the steps that come again
 
     def begin(self, step: int, total_steps: int, high_water: int | None = None) -> None:
         """Open for appending, and drop what is to come again: all that lies beyond a checkpoint's high water.
@@ -33,10 +47,12 @@ class Journal:
             step, total_steps: where training begins, and where it ends.
             high_water: bytes of the journal that the checkpoint knows of; None to begin afresh.
         """
-        kept = self.path.read_bytes()[:high_water] if high_water and self.path.exists() else b""
+        written = self.path.read_bytes() if high_water and self.path.exists() else b""
+        kept = written[:high_water]
         if len(kept) < (high_water or 0):
             log.warning("%s is shorter than its checkpoint says: some of its values are lost", self.path)
             kept = kept[: kept.rfind(b"\n") + 1]
+        self._stamps = _stamps(written[len(kept) :])
         begin = json.dumps({"begin": step, "total_steps": total_steps}) + "\n"
         temporary = self.path.with_suffix(".tmp")
         try:
@@ -50,10 +66,11 @@ class Journal:
         fsync(self.path.parent)
         self._file = FileIO(self.path, "ab")
 
-    def append(self, step: int, stamp: int, values: Mapping[str, float]) -> None:
-        """One line."""
+    def append(self, step: int, **facts: Any) -> None:
+        """One line, with the time in milliseconds."""
         assert self._file is not None, "begin() comes first"
-        line = json.dumps({"step": step, "ms": stamp, "metrics": dict(values)}) + "\n"
+        stamp = self._stamps.get(step) or int(time.time() * 1000)
+        line = json.dumps({"step": step, "ms": stamp, **facts}) + "\n"
         try:
             if self._file.write(line.encode()) != len(line):  # the torn line is cut off when the run goes on
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,6 +97,12 @@ class Journal:
         """No more lines."""
         if self._file is not None:
             self._file.close()
+
+
+def _stamps(lines: bytes) -> dict[int, int]:
+    """Stamps by step. The last line may be torn."""
+    entries = [json.loads(line) for line in lines.split(b"\n")[:-1]]
+    return {entry["step"]: entry["ms"] for entry in entries if "step" in entry}
 
 
 class JournalReader:
@@ -113,10 +136,14 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class JournalRecorder:
-    """A trainer's Recorder that writes the journal, a line for each call, and lets somebody look on."""
+    """A trainer's Recorder that writes the journal, a line for each call, and lets somebody look on.
 
-    def __init__(self, journal: Journal, viewer: Viewer) -> None:
-        self.journal, self.viewer = journal, viewer
+    Args:
+        folder: the run's; arrays are kept in it.
+    """
+
+    def __init__(self, journal: Journal, viewer: Viewer, folder: Path) -> None:
+        self.journal, self.viewer, self.folder = journal, viewer, folder
 
     def start(self, step: int, total_steps: int, high_water: int | None) -> None:
         """Open the journal."""
@@ -125,8 +152,19 @@ class JournalRecorder:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Append."""
-        self.journal.append(step, int(time.time() * 1000), values)
+        self.journal.append(step, metrics=dict(values))
         self.viewer.metrics(step, values)
+
+    def arrays(self, step: int, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write NAME/step_STEP.npz, and append where it is."""
+        place = f"{name}/step_{step:08d}.npz"
+        write_arrays(self.folder / place, arrays)
+        self.journal.append(step, artifact=place)
+
+    def decision(self, decision: Decision) -> None:
+        """Append; why the run stops is a tag too."""
+        tags = {"tags": {STOPPING_REASON: decision.reason}} if decision.stops else {}
+        self.journal.append(decision.step, decision=decision.to_dict(), **tags)
 
     def tick(self, step: int) -> None:
         """Only to be looked at."""

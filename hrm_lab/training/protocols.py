@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from hrm_lab.decision import Decision
 
 
 class Leave(IntEnum):
     """What a process wants of the training, asked after every step; the most urgent wish of all processes counts."""
 
     NO = 0
-    AFTER_SAVING = 1
-    AT_ONCE = 2  # and without a word: somebody else trains this run now
+    AFTER_EVALUATING = 1  # its budget is spent: judged once more, and done
+    AFTER_SAVING = 2
+    AT_ONCE = 3  # and without a word: somebody else trains this run now
 
 
 class Left(Exception):
@@ -66,6 +71,12 @@ class Recorder(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """As for a Viewer."""
 
+    def arrays(self, step: int, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """What is too much for metrics: arrays by name, kept as one file in the folder `name`."""
+
+    def decision(self, decision: Decision) -> None:
+        """What was decided about the run, and on what evidence."""
+
     def tick(self, step: int) -> None:
         """As for a Viewer."""
 
@@ -85,6 +96,12 @@ class Unrecorded:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """No."""
 
+    def arrays(self, step: int, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """No."""
+
+    def decision(self, decision: Decision) -> None:
+        """No."""
+
     def tick(self, step: int) -> None:
         """No."""
 
@@ -97,10 +114,24 @@ class Unrecorded:
 
 
 class Stopper(Protocol):
-    """Decides after each evaluation whether the run goes on. Its state is part of every checkpoint."""
+    """Decides after each evaluation whether the run goes on. Its state is part of every checkpoint.
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """The reason to stop, or None."""
+    Asked on the main process only; the others are given its answer and its state.
+    """
+
+    def is_spent(self, step: int, seconds: float, gpu_seconds: float) -> bool:
+        """Whether the run's budget of any kind is used up, so that it is to be evaluated now. Asked after every step.
+
+        Args:
+            seconds, gpu_seconds: of all attempts.
+        """
+
+    def update(self, step: int, values: Mapping[str, float]) -> Sequence[Decision]:
+        """What is decided after the evaluation at `step`; one that stops ends the run.
+
+        Args:
+            values: of this evaluation, the last logged ones of training, and perf/wall_s, perf/gpu_s.
+        """
 
     def state_dict(self) -> dict[str, Any]: ...
 

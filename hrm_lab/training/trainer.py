@@ -18,6 +18,7 @@ from torch import Tensor
 from hrm_lab.config import Config, check_steps, check_world_size
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
+from hrm_lab.decision import Decision
 from hrm_lab.errors import RunError
 from hrm_lab.model.act import (
     Batch,
@@ -67,6 +68,10 @@ class Pace:
         self.seconds += elapsed if training else 0.0
         return elapsed
 
+    def since_lap(self) -> float:
+        """Seconds since the last lap."""
+        return time.perf_counter() - self._since
+
     def steps_per_second(self) -> float:
         """The pace since the last call."""
         pace = self.steps / max(self.seconds, 1e-9)
@@ -103,6 +108,8 @@ class Trainer:
         check_world_size(training, ranks.world_size)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
         self.control, self.agreement = control, Agreement(ranks)
+        self._cpu_group = ranks.new_cpu_group()
+        self._gpus = ranks.world_size if ranks.device.type == "cuda" else 0
         self.checkpoints = Checkpoints(folder, training, ranks, control.check)
         self.batches = Batches(dataset, ranks)
         self.sampler = Sampler(
@@ -129,12 +136,14 @@ class Trainer:
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.stopped: str | None = None
+        self.train_values: dict[str, float] = {}  # last logged value of each training metric
         self.evaluation_is_due = False  # an iteration is trained, and left before it was evaluated
         self.seconds = 0.0  # of all attempts together, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self.gpu_seconds = 0.0  # seconds times GPUs, of all attempts
         self._high_water: int | None = None  # of the recorder, in the checkpoint that training goes on from
         self._save_is_due = False
+        self._budget_is_spent = False
         self._pace = Pace()
 
     # ------------------------------------------------------------------------------------------- the loop
@@ -185,6 +194,10 @@ class Trainer:
             elif training.checkpoint_interval and self.step % training.checkpoint_interval == 0:
                 self._save_is_due = True
             written = self._agree_to_stay()
+            # Steps are counted alike everywhere; that its time is up is agreed on.
+            if (self._budget_is_spent or self.step == self.config.stopping.max_steps) and self.stopped is None:
+                self.evaluation_is_due = True
+                self._end_iteration()
             # While one is being written no other is begun: it is taken at the first step that finds the disk free.
             if self._save_is_due and written == self.checkpoints.begun:
                 self.save()
@@ -192,8 +205,9 @@ class Trainer:
 
     def _agree_to_stay(self) -> int:
         """Leave if any process wants to; the number of checkpoints that all of them have seen written."""
-        wish, written = self.agreement.reach(self.control.wish(), self.checkpoints.written)
-        if wish == Leave.NO:
+        wish, written = self.agreement.reach(self._wish(), self.checkpoints.written)
+        self._budget_is_spent = wish == Leave.AFTER_EVALUATING
+        if wish <= Leave.AFTER_EVALUATING:
             return written
         self.agreement.close()
         self.model.train()  # an evaluation may have been left
@@ -201,6 +215,15 @@ class Trainer:
             self.save()
             self.checkpoints.wait()
         raise Left(self.step, saved=wish == Leave.AFTER_SAVING)
+
+    def _wish(self) -> Leave:
+        wish = self.control.wish()
+        if wish == Leave.NO and self.ranks.is_main:
+            since = self._pace.since_lap()
+            gpu_since = since * self._gpus
+            if self.stopper.is_spent(self.step, self.seconds + since, self.gpu_seconds + gpu_since):
+                return Leave.AFTER_EVALUATING
+        return wish
 
     def train_step(self) -> None:
         """One optimizer step: every slot takes one ACT segment."""
@@ -263,6 +286,7 @@ class Trainer:
         self._refuse_divergence("train/lm_loss", values["lm_loss"])
         named = {f"train/{key}": value for key, value in values.items()}
         named["train/lr"] = self.lr(self.config.optim.lr)
+        self.train_values |= named
         self._take_time(training=True)
         named["perf/samples_per_s"] = self._pace.steps_per_second() * batch_size
         self._record(named)
@@ -275,13 +299,23 @@ class Trainer:
         self._take_time(training=False)
         self._refuse_divergence("eval/lm_loss", metrics.get("eval/lm_loss", 0.0))
         self._keep_best(metrics)
-        self.stopped = self.stopper.update(self.step, metrics)
         samples = self.step * self.config.training.global_batch_size
         perf = {"perf/wall_s": self.seconds, "perf/mean_samples_per_s": samples / self.train_seconds}
         if self.gpu_seconds:
             perf["perf/gpu_s"] = self.gpu_seconds
-        self._record(metrics | perf)
+        self._record(metrics | perf)  # before it is decided upon: siblings may be asked about each other
+        self._decide(self.train_values | metrics | perf)
         self._save_is_due = True
+
+    def _decide(self, values: dict[str, float]) -> None:
+        """Ask the stopper; all processes do as the main one says."""
+        asked = self.stopper.update(self.step, values) if self.ranks.is_main else []
+        decisions, state = self.ranks.broadcast((asked, self.stopper.state_dict()), self._cpu_group)
+        self.stopper.load_state_dict(state)
+        for decision in decisions:
+            self._record_decision(decision)
+            if decision.stops and self.stopped is None:
+                self.stopped = decision.reason
 
     def _refuse_divergence(self, name: str, loss: float) -> None:
         """End the run on a loss that is no number, before it reaches a checkpoint."""
@@ -310,11 +344,16 @@ class Trainer:
             self.control.check()
             self.recorder.metrics(self.step, values)
 
+    def _record_decision(self, decision: Decision) -> None:
+        if self.ranks.is_main:
+            self.control.check()
+            self.recorder.decision(decision)
+
     def _take_time(self, training: bool) -> None:
         seconds = self._pace.lap(training)
         self.seconds += seconds
         self.train_seconds += seconds if training else 0.0
-        self.gpu_seconds += seconds * self.ranks.world_size if self.ranks.device.type == "cuda" else 0.0
+        self.gpu_seconds += seconds * self._gpus
 
     def _zero_sums(self) -> Tensor:
         return torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
@@ -341,6 +380,7 @@ class Trainer:
             "window": {"sums": Rows(self.window[None]), "steps": self.window_steps},
             "best": {"value": self.best_value, "step": self.best_step},
             "stopped": self.stopped,
+            "train_values": self.train_values,
             "evaluation_is_due": self.evaluation_is_due,
             "stopper": self.stopper.state_dict(),
             "high_water": self.recorder.high_water() if self.ranks.is_main else None,
@@ -370,7 +410,7 @@ class Trainer:
             self.window = sums.sum(0) if self.ranks.is_main else self._zero_sums()
         self.window_steps = state["window"]["steps"]
         self.best_value, self.best_step = state["best"]["value"], state["best"]["step"]
-        self.stopped = state["stopped"]
+        self.stopped, self.train_values = state["stopped"], state["train_values"]
         self.evaluation_is_due = state["evaluation_is_due"]
         self.stopper.load_state_dict(state["stopper"])
         self._high_water = state["high_water"]

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from hrm_lab.compose import compose_config
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.stopping.patience import Patience
+from hrm_lab.stopping.rules import Rules
 from hrm_lab.training.distributed import connect
 from hrm_lab.training.protocols import Uncontrolled, Unrecorded
 from hrm_lab.training.trainer import Trainer
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str]) -> None:
             config = compose_config([*overrides, f"paths.data={scratch}/data"])
             dataset = ensure_dataset(config.data, config.paths.data)
             ranks, folder = connect(config.training), Path(scratch) / "run"
-            trainer = Trainer(config, dataset, folder, Unrecorded(), Patience(config.stopping), ranks, Uncontrolled())
+            trainer = Trainer(config, dataset, folder, Unrecorded(), Rules(config.stopping), ranks, Uncontrolled())
             found = measure(trainer, chosen.repeats)
             trainer.checkpoints.close()
         step = found["step"]

@@ -16,7 +16,7 @@ import torch
 
 from hrm_lab.compose import compose_config
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.stopping.patience import Patience
+from hrm_lab.stopping.rules import Rules
 from hrm_lab.training.distributed import connect
 from hrm_lab.training.protocols import Uncontrolled, Unrecorded
 from hrm_lab.training.trainer import Trainer
@@ -39,9 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         dataset = ensure_dataset(config.data, config.paths.data)
         config.training.deterministic = True  # before cuBLAS is used for the first time
         ranks = connect(config.training)
-        trainer = Trainer(
-            config, dataset, Path(scratch), Unrecorded(), Patience(config.stopping), ranks, Uncontrolled()
-        )
+        trainer = Trainer(config, dataset, Path(scratch), Unrecorded(), Rules(config.stopping), ranks, Uncontrolled())
         for _ in range(chosen.repeats + 1):
             for wanted in seconds:
                 torch.set_deterministic_debug_mode("error" if wanted else "default")

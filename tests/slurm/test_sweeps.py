@@ -167,7 +167,7 @@ def test_queued_jobs_run_the_code_that_was_submitted(lab: Lab) -> None:
     lab.environment |= {"PYTHONPATH": f"{clone}:{clone}/launch"}
     lab.sweep("code", *SHORT, "+hydra.launcher.sbatch.hold=true")
     broken = "raise SystemExit('this is not the code that was submitted')\n"
-    for file in ("__init__.py", "run.py", "mirror.py", "sweep/array_task.py"):
+    for file in ("__init__.py", "run.py", "mirror/__init__.py", "sweep/array_task.py"):
         (clone / "hrm_lab" / file).write_text(broken)
     (row,) = lab.rows("code")
     subprocess.run(["scontrol", "release", str(row.standing.job).partition("_")[0]], check=True)

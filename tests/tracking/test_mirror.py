@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hrm_lab.config import TrackingConfig
-from hrm_lab.mirror import Mirror, sync
+from hrm_lab.mirror.folder import Mirror, sync
 from hrm_lab.progress import PlainProgress
 from hrm_lab.run_folder import COMPLETED, RUNNING, Point, RunFolder, State
 from hrm_lab.tracking.journal import Journal, JournalRecorder, read_journal
@@ -29,7 +29,7 @@ def prepared(folder: Path) -> RunFolder:
 
 def attempt(run: RunFolder, begin: int, end: int) -> None:
     """The journal of an attempt from one step to another, which goes on from a checkpoint where it begins later."""
-    recorder = JournalRecorder(Journal(run.journal), PlainProgress())
+    recorder = JournalRecorder(Journal(run.journal), PlainProgress(), run.path)
     recorder.start(begin, 10, high_water(run, begin) if begin else None)
     for step in range(begin + 1, end + 1):
         recorder.metrics(step, {"train/lm_loss": step / 10})

@@ -12,7 +12,7 @@ import torch
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import RunError
-from hrm_lab.stopping.patience import Patience
+from hrm_lab.stopping.rules import Rules
 from hrm_lab.training.checkpoint import Rows
 from hrm_lab.training.distributed import connect
 from hrm_lab.training.evaluation import evaluate
@@ -26,7 +26,7 @@ def make_trainer(config: Config, folder: Path) -> tuple[Trainer, Memory]:
     memory = Memory()
     dataset = ensure_dataset(config.data, config.paths.data)
     ranks = connect(config.training)
-    return Trainer(config, dataset, folder, memory, Patience(config.stopping), ranks, Uncontrolled()), memory
+    return Trainer(config, dataset, folder, memory, Rules(config.stopping), ranks, Uncontrolled()), memory
 
 
 def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -1,7 +1,5 @@
-"""The run folder is the truth and MLflow its mirror: all that the store holds is derived from files.
+"""What one run of the store is made of: all of it derived from the run's folder.
 
-A training writes files and never waits for a server, nor imports MLflow; a process of its own (`python -m
-hrm_lab.mirror FOLDER ATTEMPT`) loads MLflow while the training loads torch, follows the folder and sends what is new.
 Sending again sends nothing twice: what the store holds already is asked of the store, also after every failure.
 """
 
@@ -10,14 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
-import select
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +18,6 @@ from hrm_lab import config as schema
 from hrm_lab.config import Config
 from hrm_lab.errors import one_line
 from hrm_lab.files import write_json
-from hrm_lab.logs import log_to_console
 from hrm_lab.run_folder import (
     CANCELLED,
     COMPLETED,
@@ -35,14 +25,12 @@ from hrm_lab.run_folder import (
     FINISHED,
     INTERRUPTED,
     LOST,
-    PENDING,
     STOPPED,
     TIMEOUT,
     Point,
     RunFolder,
 )
 from hrm_lab.tracking.journal import JournalReader
-from hrm_lab.tracking.provenance import PACKAGE
 from hrm_lab.tracking.store import (
     DATA_FINGERPRINT,
     MAX_METRICS,
@@ -88,7 +76,10 @@ class Mirror:
         self._run_id = ""
         self._known: dict[str, int] = {}
         self._reader = JournalReader(folder.journal)
-        self._unsent: list[tuple[str, float, int, int]] = []
+        self._unsent: list[tuple[str, float, int, int]] = []  # metrics; never more than one entry beyond a request's
+        self._tags: dict[str, str | None] = {}  # to be set, or (None) to be removed
+        self._artifacts: list[str] = []
+        self._decisions: list[dict[str, Any]] = []
         self._shown: str | None = None  # the status that the store shows
 
     def sync(self) -> None:
@@ -99,9 +90,10 @@ class Mirror:
             if self._store is None:
                 self._store, self._run_id = self.into or self._open()
                 self._known = self._store.last_steps(self._run_id)
-                self._reader, self._unsent = JournalReader(self.folder.journal), []
+                self._reader = JournalReader(self.folder.journal)
+                self._unsent, self._tags, self._artifacts, self._decisions = [], {}, [], []
             self._describe_data(self._store)
-            self._send_metrics(self._store)
+            self._send_journal(self._store)
             self._send_state(self._store)
         except Exception:
             self._store = None  # asked afresh: a request that got no answer may have been stored
@@ -164,16 +156,52 @@ class Mirror:
         store.log_file(self._run_id, Path(info["folder"]) / "dataset.json", "data")
         write_json(self.folder.path / "tracking.json", tracked | {"fingerprint": info["fingerprint"]})
 
-    def _send_metrics(self, store: Store) -> None:
+    def _send_journal(self, store: Store) -> None:
+        """A request's worth at a time, however long the journal has grown while the store was away."""
+        decided = len(self._decisions)
         for entry in self._reader.new_entries():
-            for key, value in entry.get("metrics", {}).items():
-                # What a killed attempt had sent beyond its last checkpoint comes again with the same steps.
-                if entry["step"] > self._known.get(key, -1):
-                    self._known[key] = entry["step"]
-                    self._unsent.append((key, value, entry["ms"], entry["step"]))
+            self._take(entry)
+            if len(self._unsent) >= MAX_METRICS:
+                self._send_metrics(store)
+        self._send_metrics(store)
+        if len(self._decisions) > decided and self.may_write():
+            store.log_text(self._run_id, json.dumps(self._decisions, indent=1), "stopping/decisions.json")
+        while self._tags and self.may_write():
+            key, value = next(iter(self._tags.items()))
+            if value is None:
+                store.delete_tag(self._run_id, key)
+            else:
+                store.set_tags(self._run_id, {key: value[:MAX_TAG]})
+            del self._tags[key]
+        self._send_artifacts(store)
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        for key, value in entry.get("metrics", {}).items():
+            # What a killed attempt had sent beyond its last checkpoint comes again with the same steps.
+            if entry["step"] > self._known.get(key, -1):
+                self._known[key] = entry["step"]
+                self._unsent.append((key, value, entry["ms"], entry["step"]))
+        self._tags |= entry.get("tags", {})
+        if "artifact" in entry:
+            self._artifacts.append(entry["artifact"])
+        if "decision" in entry:
+            self._decisions.append(entry["decision"])
+
+    def _send_metrics(self, store: Store) -> None:
         while self._unsent and self.may_write():
             store.log_metrics(self._run_id, self._unsent[:MAX_METRICS])
             del self._unsent[:MAX_METRICS]
+
+    def _send_artifacts(self, store: Store) -> None:
+        """Files that the journal names, each once: which have arrived is written down."""
+        sent = (self.folder.tracked or {}).get("artifacts", [])
+        while self._artifacts and self.may_write():
+            place = self._artifacts[0]
+            if place not in sent:
+                store.log_file(self._run_id, self.folder.path / place, str(Path(place).parent))
+                sent = [*sent, place]
+                write_json(self.folder.path / "tracking.json", (self.folder.tracked or {}) | {"artifacts": sent})
+            del self._artifacts[0]
 
     def _send_state(self, store: Store) -> None:
         """Status and reason; with a finished run its weights, pictures and log."""
@@ -243,72 +271,6 @@ def sync_or_warn(folder: RunFolder) -> bool:
     return True
 
 
-@contextmanager
-def mirrored(folder: RunFolder, attempt: int, is_hurried: Callable[[], bool]) -> Iterator[None]:
-    """A mirror process for as long as the run lasts; at the end it gets some time to send the rest.
-
-    Args:
-        is_hurried: whether the run was told to leave, so that SLURM will not wait for long.
-    """
-    config = folder.config().tracking
-    if not config.enabled:
-        yield
-        return
-    # The code of this process (-P: and not what lies in the current folder).
-    command = [sys.executable, "-P", "-m", "hrm_lab.mirror", str(folder.path), str(attempt)]
-    code = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # A group of its own: Ctrl-C and SLURM's signals are for the training, which ends the mirror by closing its input.
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0, env=os.environ | {"PYTHONPATH": code})
-    try:
-        yield
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            complete = process.wait(timeout=HURRIED_S if is_hurried() else DRAIN_S) == 0
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            complete = False
-        if not complete:
-            log.warning(
-                "the tracking store did not take everything; the numbers are safe in %s\n"
-                "  way out: `hrm-lab sync %s` once the server is back",
-                folder.journal,
-                folder.point().sweep or folder.path,
-            )
-
-
-def follow(folder: RunFolder, attempt: int) -> bool:
-    """Mirror a folder until standard input is closed; whether the store has everything."""
-    newer = folder.attempts.path_of(attempt + 1)
-    mirror = Mirror(folder, may_write=lambda: not newer.exists())
-    interval = mirror.config.tracking.flush_interval
-    deadline: float | None = None
-    while True:
-        closed = deadline is not None or bool(select.select([sys.stdin], [], [], interval)[0])
-        if closed and deadline is None:
-            deadline = time.monotonic() + DRAIN_S
-        if not mirror.may_write():
-            return True
-        state = folder.state
-        if state is None or state.status == PENDING:  # not begun yet, or refused before it began: nothing to tell
-            if closed:
-                return True
-            continue
-        try:
-            mirror.sync()
-        except Exception as error:
-            log.warning("the tracking store does not take the run (%s); training goes on", one_line(error))
-            if deadline is not None and time.monotonic() + interval > deadline:
-                return False
-            if closed:
-                time.sleep(interval)
-            continue
-        if closed:
-            return True
-
-
 def _description(config: Config, point: Point) -> str:
     model, training = config.model, config.training
     return (f"{config.question}\n\n" if config.question else "") + (
@@ -316,15 +278,3 @@ def _description(config: Config, point: Point) -> str:
         f"{model.H_layers} + {model.L_layers} layers of width {model.hidden_size}, on {config.data.name} "
         f"(batch {training.global_batch_size}, {training.epochs} epochs, seed {config.seed})."
     )
-
-
-def main() -> None:
-    """`python -m hrm_lab.mirror FOLDER ATTEMPT`, started by the training with a pipe as standard input."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    log_to_console()
-    sys.exit(0 if follow(RunFolder(Path(sys.argv[1])), int(sys.argv[2])) else 1)
-
-
-if __name__ == "__main__":
-    main()

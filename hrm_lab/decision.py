@@ -1,0 +1,31 @@
+"""What was decided about a run: when, by which rule, on what evidence. Every stop is one, and every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision of one rule.
+
+    Args:
+        step: optimizer steps done.
+        rule: `patience`, `goal`, `overfitting`, `budget`, `divergence`, `asha`, `median`, `percentile`.
+        stops: whether the run ends by it.
+        reason: in words, for whoever finds the run stopped.
+        evidence: what it was decided on, for machines: metric, value, threshold, and of a comparison with siblings the
+            rung, the bracket and the peers' values by name.
+    """
+
+    step: int
+    rule: str
+    stops: bool
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
