@@ -15,8 +15,8 @@ export SLURM_CONF := $(wildcard $(DEV_CLUSTER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry sweeps sync compare evaluate export reproduce ui server config data \
-	test test-slurm check format cluster-up cluster-down clean
+.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry decisions simulate-stopping sweeps sync compare report diff evaluate export reproduce ui \
+	server server-up server-down config data test test-slurm check format cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -58,20 +58,33 @@ logs: $(STAMP) need-sweep  ## follow a log: make logs SWEEP=demo [POINT="H_cycle
 cancel: $(STAMP) need-sweep  ## end a sweep's jobs (or one POINT's); running ones save first
 	@$(BIN)/hrm-lab cancel $(SWEEP) $(if $(POINT),"$(POINT)") --outputs "$(OUTPUTS)"
 
-resume: $(STAMP) need-sweep  ## go on with what was cancelled, lost, timed out or held
-	@$(BIN)/hrm-lab resume $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+resume: $(STAMP) need-sweep  ## go on with what was cancelled, lost, timed out or held [PROMOTE=n: the best n stopped points]
+	@$(BIN)/hrm-lab resume $(SWEEP) $(if $(PROMOTE),--promote $(PROMOTE)) $(ARGS) --outputs "$(OUTPUTS)"
 
 retry: $(STAMP) need-sweep  ## run failed points again, with the code as it is now
 	@$(BIN)/hrm-lab retry $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
 
-sync: $(STAMP) need-sweep  ## send to the tracking store what it has missed of a sweep
+decisions: $(STAMP) need-sweep  ## who was stopped, when and why, and who was compared with whom
+	@$(BIN)/hrm-lab decisions $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+
+simulate-stopping: $(STAMP) need-sweep  ## replay a sweep under other stopping rules: ARGS="stopping=asha,median"
+	@$(BIN)/hrm-lab simulate-stopping $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+
+sync: $(STAMP) need-sweep  ## send to the tracking store what it has missed of a sweep, or a run (SWEEP=FOLDER)
 	@$(BIN)/hrm-lab sync $(SWEEP) --outputs "$(OUTPUTS)"
 
 sweeps: $(STAMP)  ## list all sweeps with the states of their points
 	@$(BIN)/hrm-lab sweeps --outputs "$(OUTPUTS)"
 
-compare: $(STAMP) need-sweep  ## compare a sweep's points, best first: make compare SWEEP=demo
-	@$(BIN)/hrm-lab compare $(SWEEP) --outputs "$(OUTPUTS)"
+compare: $(STAMP) need-sweep  ## compare sweeps, best first: make compare SWEEP="demo other" [ARGS="--by H_cycles --out table.tex"]
+	@$(BIN)/hrm-lab compare $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+
+report: $(STAMP) need-sweep  ## write a sweep's report, one HTML page: make report SWEEP=demo [ARGS="--out FILE"]
+	@$(BIN)/hrm-lab report $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
+
+diff: $(STAMP)  ## show what differs between two runs: make diff RUNS="SIGNATURE SIGNATURE"
+	@test $(words $(RUNS)) = 2 || { echo "error: which runs? way out: make diff RUNS=\"RUN RUN\", signatures, ids or folders"; exit 1; }
+	@$(BIN)/hrm-lab diff $(RUNS) $(ARGS) --outputs "$(OUTPUTS)"
 
 reproduce: $(STAMP)  ## do a logged run again and compare: make reproduce RUN=ID [ARGS="--steps 100"]
 	@test -n "$(RUN)" || { echo "error: which run? way out: make reproduce RUN=ID, SIGNATURE or NAME; make ui shows them"; exit 2; }
@@ -88,9 +101,14 @@ export: $(STAMP)  ## write weights for use elsewhere: make export WEIGHTS=output
 ui: $(STAMP)  ## open the MLflow UI on this machine (PORT=5000)
 	@$(BIN)/hrm-lab ui --outputs "$(OUTPUTS)" --port $(PORT)
 
-server: $(STAMP)  ## serve this folder's runs to other machines: make server HOST=ADDRESS [PORT=5000]
-	@test -n "$(HOST)" || { echo "error: which address? way out: make server HOST=ADDRESS, one that the nodes reach"; exit 1; }
-	@$(BIN)/hrm-lab server --host $(HOST) --port $(PORT) --outputs "$(OUTPUTS)"
+server: $(STAMP)  ## an MLflow server for this machine; HOST=ADDRESS: for others, with a password (PORT=5000)
+	@$(BIN)/hrm-lab server $(if $(HOST),--host $(HOST)) --port $(PORT) --outputs "$(OUTPUTS)" $(ARGS)
+
+server-up: $(STAMP)  ## the same for a lab: PostgreSQL and server in the background (launch/server/README.md)
+	@launch/server/server.sh up
+
+server-down:  ## stop it
+	@launch/server/server.sh down
 
 config: $(STAMP)  ## list every setting with its value, unit, range and meaning
 	@$(BIN)/hrm-lab config $(ARGS)

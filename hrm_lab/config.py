@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from hrm_lab.errors import ConfigError
+from hrm_lab.redaction import redacted
 
 # Hydra's structured configs resolve annotations at run time and know `Optional[int]`, not `int | None`.
 # ruff: noqa: UP045
@@ -150,6 +152,9 @@ class TrainingConfig:
         None, "test sequences at once over all processes; null = global_batch_size", unit="sequences", low=1
     )
     eval_first: bool = setting(False, "evaluate before the first step too", identity=False)
+    shown_puzzles: int = setting(
+        4, "test puzzles that each evaluation shows step by step", unit="puzzles", low=0, identity=False
+    )
     device: str = setting("auto", "auto = cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"))
     threads: int = setting(1, "CPU threads of one process", unit="threads", low=1, identity=False)
     log_interval: int = setting(
@@ -164,6 +169,13 @@ class TrainingConfig:
     )
     keep_checkpoint_every: Optional[int] = setting(
         None, "keep those whose step is a multiple of this too; null = none", unit="steps", low=1, identity=False
+    )
+    peak_flops: Optional[float] = setting(
+        None,
+        "peak of one device, which perf/mfu is a share of; null = by its name, where that is known",
+        unit="FLOP/s",
+        low=1.0,
+        identity=False,
     )
     deterministic: bool = setting(
         False, "on CUDA: only algorithms that give the same bits every time (on a CPU always)", identity=False
@@ -195,6 +207,7 @@ class TrackingConfig:
 
 
 EVAL_METRICS = ("exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "lm_loss", "q_halt_loss")
+TRAIN_METRICS = (*EVAL_METRICS, "q_continue_loss")
 
 
 PRUNERS = ("none", "asha", "median", "percentile")
@@ -204,7 +217,11 @@ PRUNERS = ("none", "asha", "median", "percentile")
 class StoppingConfig:
     """When a run ends before its last epoch. Divergence (a loss or gradient that is no number) always ends it."""
 
-    metric: str = setting("eval/exact_accuracy", "evaluation metric that is watched")
+    metric: str = setting(
+        "eval/exact_accuracy",
+        "watched at each evaluation: eval/METRIC, eval/SET/METRIC of one of several test sets, or the last logged "
+        "train/METRIC; the best weights are those of its best value",
+    )
     mode: str = setting("max", "whether more or less of the metric is better", choices=("max", "min"))
     patience: Optional[int] = setting(
         None, "evaluations without improvement after which to stop; null = never", unit="evaluations", low=1
@@ -400,22 +417,66 @@ def validate(config: Config) -> None:
         "its kernels need CUDA, and training.device=cpu",
         "take optim.backend=torch, the same rule",
     )
-    _require(
-        config.stopping.metric.startswith("eval/") and config.stopping.metric.rpartition("/")[2] in EVAL_METRICS,
-        "stopping.metric",
-        config.stopping.metric,
-        "is not a metric of an evaluation",
-        "one of " + ", ".join(f"eval/{metric}" for metric in EVAL_METRICS),
-    )
-    _require(
-        config.stopping.pruner == "none" or config.tracking.enabled,
-        "stopping.pruner",
-        config.stopping.pruner,
-        "siblings are known through the tracking store, and tracking.enabled=false",
-        "take tracking=sqlite or tracking=server, or stopping.pruner=none",
-    )
+    _validate_stopping(config)
     if isinstance(config.data, SudokuDataConfig):
         _validate_sudoku(config.data, training)
+
+
+def _validate_stopping(config: Config) -> None:
+    stopping = config.stopping
+    _require(
+        _is_metric(stopping.metric),
+        "stopping.metric",
+        stopping.metric,
+        "is no metric that an evaluation or the training logs",
+        ", ".join(f"eval/{metric}" for metric in EVAL_METRICS)
+        + ", the same of one test set as eval/SET/METRIC, or "
+        + ", ".join(f"train/{metric}" for metric in TRAIN_METRICS),
+    )
+    _require(
+        stopping.overfit_accuracy is None or stopping.metric.startswith("eval/"),
+        "stopping.overfit_accuracy",
+        stopping.overfit_accuracy,
+        f"overfitting is a falling evaluation, and stopping.metric={stopping.metric} is of training",
+        "take stopping.metric=eval/exact_accuracy, or stopping.overfit_accuracy=null",
+    )
+    _require(
+        stopping.max_gpu_hours is None or config.training.device != "cpu",
+        "stopping.max_gpu_hours",
+        stopping.max_gpu_hours,
+        "would never be spent with training.device=cpu",
+        "take stopping.max_hours",
+    )
+    for key, default, pruner in (("brackets", 1, "asha"), ("percentile", 50.0, "percentile")):
+        _require(
+            getattr(stopping, key) == default or stopping.pruner in ("none", pruner),
+            f"stopping.{key}",
+            getattr(stopping, key),
+            f"says nothing to stopping.pruner={stopping.pruner}",
+            f"leave it out, or take stopping.pruner={pruner}",
+        )
+
+
+def _is_metric(name: str) -> bool:
+    evaluated, trained = "|".join(EVAL_METRICS), "|".join(TRAIN_METRICS)
+    return re.fullmatch(rf"eval/([^/]+/)?({evaluated})|train/({trained})", name) is not None
+
+
+def check_metric(stopping: StoppingConfig, test_sets: Collection[str]) -> None:
+    """Refuse to watch a test set that is not there: its metric would be missing for ever, and decide nothing.
+
+    Raises:
+        ConfigError: naming the test sets.
+    """
+    _, *test_set, metric = stopping.metric.split("/")
+    logged = test_sets if len(test_sets) > 1 else ()
+    _require(
+        not test_set or test_set[0] in logged,
+        "stopping.metric",
+        stopping.metric,
+        f"the dataset's test sets are: {', '.join(test_sets)}",
+        "one of " + ", ".join([f"eval/{metric}", *(f"eval/{name}/{metric}" for name in logged)]),
+    )
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
@@ -423,6 +484,7 @@ def check_ranges(config: Any, prefix: str = "") -> None:
     for key, value, meta in settings(config, prefix):
         if value is None:
             continue
+        refuse_secret(key, value)
         if meta.choices and value not in meta.choices:
             raise ConfigError(key, value, "no such choice", f"one of {', '.join(meta.choices)}")
         if isinstance(value, float) and not math.isfinite(value):
@@ -431,6 +493,22 @@ def check_ranges(config: Any, prefix: str = "") -> None:
             raise ConfigError(key, value, f"is below {meta.low:g}", f"{meta.help}: {meta.low:g} or more")
         if meta.high is not None and value > meta.high:
             raise ConfigError(key, value, f"is above {meta.high:g}", f"{meta.help}: at most {meta.high:g}")
+
+
+def refuse_secret(key: str, value: object) -> None:
+    """A setting is written into files, params and scripts that many can read.
+
+    Raises:
+        ConfigError: for a value that holds a secret, or looks like it; the error does not show it.
+    """
+    shown = redacted(value)
+    if str(shown) != str(value):  # a NaN is not even equal to itself
+        raise ConfigError(
+            key,
+            shown,
+            "holds what looks like a secret, and every file and param of the run would show it",
+            "leave it out; what a run needs of that kind comes from environment variables or a file of its user",
+        )
 
 
 def _validate_sudoku(data: SudokuDataConfig, training: TrainingConfig) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+PROMOTION = "promotion"  # the rule by which a stopped run goes on
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -13,7 +15,8 @@ class Decision:
 
     Args:
         step: optimizer steps done.
-        rule: `patience`, `goal`, `overfitting`, `budget`, `divergence`, `asha`, `median`, `percentile`.
+        rule: `patience`, `goal`, `overfitting`, `budget`, `divergence`, `asha`, `median`, `percentile`,
+            `promotion`.
         stops: whether the run ends by it.
         reason: in words, for whoever finds the run stopped.
         evidence: what it was decided on, for machines: metric, value, threshold, and of a comparison with siblings the
@@ -29,3 +32,11 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A person's word that a run goes on which a comparison has stopped at `step`."""
+
+    step: int
+    reason: str

@@ -119,7 +119,7 @@ def evaluate(
         done += 1
         evaluating(done, total)
 
-    return evaluation.evaluate(model.to(ranks.device), Batches(dataset, ranks), size, count)
+    return evaluation.evaluate(model.to(ranks.device), Batches(dataset, ranks), size, count).metrics
 
 
 def export(place: Path, out: Path, form: str, compiled_names: bool = False, last: bool = False) -> None:

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrm_lab.redaction import redacted
+
 
 def write_json(path: Path, values: Mapping[str, Any], durable: bool = False) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, and without secrets.
 
     Args:
         durable: wait until the disk has it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(values, indent=1))
+        temporary.write_text(json.dumps(redacted(values), indent=1))
         if durable:
             fsync(temporary)
         temporary.replace(path)

@@ -19,6 +19,7 @@ from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import UserError
 from hrm_lab.logs import log_to_console
 from hrm_lab.progress import building, console_progress
+from hrm_lab.redaction import redact
 from hrm_lab.run import Watch, is_main_process, run
 from hrm_lab.run_folder import Point, RunFolder, State
 from hrm_lab.tracking.store import refuse_silent_server
@@ -67,7 +68,7 @@ def main() -> None:
     except UserError as error:
         if asked:
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(redact(f"error: {error}"))
 
 
 def _call_hydra(words: Sequence[str]) -> None:

@@ -91,11 +91,19 @@ def make_manifest(
         launcher, settings: how they are to be run.
 
     Raises:
-        ConfigError: when the sweep's name cannot name a folder.
+        ConfigError: when the sweep's name cannot name a folder, and when points are to be compared but not tracked.
     """
     first = configs[0]
     if not re.fullmatch(r"[\w][\w.-]*", first.name):
         raise ConfigError("name", first.name, "cannot name a folder", "take letters, digits, '_', '-' and '.'")
+    for config in configs:  # a single run, or a reproduction, is compared with nobody anyway
+        if config.stopping.pruner != "none" and not config.tracking.enabled:
+            raise ConfigError(
+                "stopping.pruner",
+                config.stopping.pruner,
+                "siblings are known through the tracking store, and tracking.enabled=false",
+                "take tracking=sqlite or tracking=server, or stopping.pruner=none",
+            )
     outputs = Path(first.paths.outputs).resolve()
     varying = _varying_keys(overrides)
     entries: dict[str, Entry] = {}

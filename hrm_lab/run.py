@@ -24,6 +24,7 @@ from hrm_lab.files import write_json
 from hrm_lab.logs import log_to_file
 from hrm_lab.mirror.folder import sync_or_warn
 from hrm_lab.mirror.process import mirrored
+from hrm_lab.redaction import redact
 from hrm_lab.run_folder import (
     COMPLETED,
     ENDED,
@@ -39,6 +40,7 @@ from hrm_lab.tracking.journal import Journal, JournalRecorder
 from hrm_lab.training.protocols import Leave, Left, Unrecorded, Viewer
 
 if TYPE_CHECKING:
+    from hrm_lab.stopping.comparison import Siblings
     from hrm_lab.training.distributed import Ranks
 
 log = logging.getLogger("hrm_lab")
@@ -126,16 +128,18 @@ def run(
         stack.callback(setattr, watch, "ownership", None)
         stack.enter_context(log_to_file(folder.log))
         # Started first: it loads MLflow while this process loads torch. Ended last: it tells MLflow how it ended.
-        stack.enter_context(mirrored(folder, ownership.attempt.number, lambda: bool(watch.asked)))
+        siblings = stack.enter_context(mirrored(folder, ownership.attempt.number, lambda: bool(watch.asked)))
         with _written_down(folder, ownership):
             folder.write_provenance()
             ranks = _connect(config)
             (folder.path / PEER_ERROR).unlink(missing_ok=True)
             folder.state = State(RUNNING)
-            return _train(config, folder, shown, watch, ranks)
+            return _train(config, folder, shown, watch, ranks, siblings)
 
 
-def _train(config: Config, folder: RunFolder, shown: Viewer, watch: Watch, ranks: Ranks) -> State:
+def _train(
+    config: Config, folder: RunFolder, shown: Viewer, watch: Watch, ranks: Ranks, siblings: Siblings | None
+) -> State:
     # Torch takes seconds to import, so a config that is refused must not wait for it.
     from hrm_lab.stopping.rules import Rules
     from hrm_lab.training.trainer import Trainer
@@ -145,7 +149,8 @@ def _train(config: Config, folder: RunFolder, shown: Viewer, watch: Watch, ranks
     folder.write_dataset(dataset)
     journal = Journal(folder.journal)
     recorder = JournalRecorder(journal, shown, folder.path)
-    trainer = Trainer(config, dataset, folder.path, recorder, Rules(config.stopping), ranks, watch)
+    rules = Rules(config.stopping, siblings, folder.promotion)
+    trainer = Trainer(config, dataset, folder.path, recorder, rules, ranks, watch)
     try:
         outcome = trainer.fit()
     finally:
@@ -218,7 +223,7 @@ def _written_down(folder: RunFolder, ownership: Ownership) -> Iterator[None]:
             raise  # a person who is told that a device is not there has no run that failed
         log.error("failed: %s", error)
         with folder.log.open("a") as file:  # the whole story is for whoever opens the log
-            traceback.print_exc(file=file)
+            file.write(redact(traceback.format_exc()))
         state = _failure(folder, error)
         if state is not None:
             folder.state = state

@@ -6,12 +6,14 @@ state.json       status and why               last.safetensors   weights at the 
 journal.jsonl    every metric                 log.txt            what the run had to say
 attempts/        one file per process life    provenance.json    code, packages, machine
 tracking.json    its run in MLflow            dataset.json       what it was trained on
+system.jsonl     CPU, memory, GPU             evaluations/       what each evaluation saw, as arrays
+siblings.json    the last comparison's        promotion.json     why it goes on after it was stopped
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hrm_lab import config as schema
 from hrm_lab.attempts import Attempts
 from hrm_lab.config import Config
 from hrm_lab.data.format import Dataset
+from hrm_lab.decision import Promotion
 from hrm_lab.errors import RunError
 from hrm_lab.files import write_json
 from hrm_lab.signature import signature
@@ -97,6 +100,20 @@ class RunFolder:
     def state(self, state: State) -> None:
         write_json(self.path / "state.json", asdict(state))
 
+    def true_state(self) -> State:
+        """Where it stands as far as files tell: its own word, unless that says that it runs and nobody runs it."""
+        state = self.state
+        if state is not None and state.status in ENDED:
+            return state
+        if self.attempts.is_alive():
+            return State(RUNNING)
+        state = self.state  # it may have ended while it was looked at
+        if state is None:
+            return State(PENDING)
+        if state.status == RUNNING:
+            return State(LOST, "its process is gone; `hrm-lab resume` goes on")
+        return replace(state, status=PREEMPTED) if state.status == INTERRUPTED else state
+
     @property
     def status(self) -> str:
         """The status that was last written; empty for a run that never began."""
@@ -107,6 +124,11 @@ class RunFolder:
     def journal(self) -> Path:
         """Every metric, a line of JSON for each call."""
         return self.path / "journal.jsonl"
+
+    @property
+    def system(self) -> Path:
+        """What was seen of the machine meanwhile, in the journal's form."""
+        return self.path / "system.jsonl"
 
     @property
     def log(self) -> Path:
@@ -125,6 +147,16 @@ class RunFolder:
             return int(json.loads((self.path / "checkpoints/newest.json").read_text())["step"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0
+
+    @property
+    def promotion(self) -> Promotion | None:
+        """That it goes on from where a comparison has stopped it, once somebody has said so."""
+        return Promotion(**self._read("promotion.json")) if (self.path / "promotion.json").exists() else None
+
+    def promote(self, promotion: Promotion) -> None:
+        """Have it go on the next time that it is run."""
+        write_json(self.path / "promotion.json", asdict(promotion), durable=True)
+        self.state = State(PENDING, promotion.reason)
 
     def write_provenance(self) -> None:
         """Write down the code and the packages of this process, unless the run goes on from an earlier one's."""

@@ -19,6 +19,7 @@ from hrm_lab.config import (
     TrackingConfig,
     TrainingConfig,
 )
+from hrm_lab.decision import Decision
 from hrm_lab.training.protocols import Unrecorded
 
 
@@ -55,6 +56,7 @@ class Memory(Unrecorded):
 
     def __init__(self) -> None:
         self.values: dict[tuple[int, str], float] = {}
+        self.decisions: list[Decision] = []
         self.began = -1
 
     def start(self, step: int, total_steps: int, high_water: int | None) -> None:
@@ -62,6 +64,9 @@ class Memory(Unrecorded):
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.values |= {(step, key): value for key, value in values.items() if not key.startswith("perf/")}
+
+    def decision(self, decision: Decision) -> None:
+        self.decisions.append(decision)
 
 
 def hrm_lab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

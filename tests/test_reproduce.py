@@ -20,9 +20,8 @@ from safetensors.numpy import save_file
 
 from hrm_lab.config import TrackingConfig
 from hrm_lab.reproduce.child import quoted
-from hrm_lab.reproduce.environment import differences
 from hrm_lab.reproduce.verdict import Difference, compare
-from hrm_lab.tracking.provenance import Provenance
+from hrm_lab.tracking.provenance import Provenance, differences
 from hrm_lab.tracking.store import RunRecord, Store
 from hrm_lab.weights import weights_hash
 

@@ -1,61 +1,191 @@
-"""The comparison of a sweep's points: a table for the terminal and a picture of their learning curves."""
+"""The comparison of runs as rows and columns of text, for whatever shows them: a terminal, or a file (export.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
 from rich.table import Table
 
-from hrm_lab.analysis.figures import draw_learning_curves
-from hrm_lab.analysis.frames import sweep_curves, swept_columns
+from hrm_lab.analysis.aggregate import aggregate, has_seeds
+from hrm_lab.analysis.figures import LABELLED, PANELS, draw_learning_curves
+from hrm_lab.analysis.frames import EVAL, Curves, Results, journal_frame, read_results, setting_columns
+from hrm_lab.analysis.keys import SEED, short_names
+from hrm_lab.errors import UserError
 from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import FAILED
 
-# Headings break where the line ends, so that the table fits a terminal of 80 columns.
-COLUMNS = {
-    "best_exact": ("best\nexact", "{:.1%}"),
-    "best_step": ("at\nstep", "{:.0f}"),
-    "exact_accuracy": ("last\nexact", "{:.1%}"),
-    "accuracy": ("cells\nright", "{:.1%}"),
-    "act_steps": ("ACT\nsteps", "{:.2f}"),
-    "lm_loss": ("lm\nloss", "{:.3f}"),
-    "samples_per_s": ("samples\nper s", "{:.0f}"),
-    "wall_s": ("wall\ntime", "{:.0f} s"),
-}
+NOTHING = "-"
 
 
-def draw_sweep(manifest: Manifest) -> Path:
-    """Draw the learning curves of every point, in the order of the grid, and return the picture's path."""
-    picture = manifest.folder / "learning_curves.png"
-    return draw_learning_curves(sweep_curves(manifest), picture, manifest.question or manifest.name)
+@dataclass(frozen=True)
+class Column:
+    """One column. A heading breaks where its line ends, so that a table fits a terminal of 80 columns."""
+
+    heading: str
+    cells: list[str]
+    is_number: bool = True
 
 
-def comparison_table(manifest: Manifest, frame: pd.DataFrame) -> Table:
-    """The frame of `load_sweep` as a table, best point first."""
-    table = Table(
-        title=f"{manifest.name}: {manifest.question}".rstrip(": "),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    swept = swept_columns(frame)
-    for heading in [*(key.rpartition(".")[2] for key in swept or ["point"]), *(name for name, _ in COLUMNS.values())]:
-        table.add_column(heading, justify="right")
-    table.add_column("state")
-    for _, row in frame.iterrows():
-        values = [str(row[key]) for key in swept or ["point"]]
-        values += ["-" if pd.isna(row[key]) else form.format(row[key]) for key, (_, form) in COLUMNS.items()]
-        table.add_row(*values, row["state"].lower(), style="red" if row["state"] == FAILED else None)
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, best first: all the figures, and what is shown of them."""
+
+    data: pd.DataFrame
+    columns: list[Column]
+
+
+def compare(frame: pd.DataFrame, by: Sequence[str] | None = None, each: bool = False) -> Comparison:
+    """Put seeds together where there are any, or groups where they are asked for; else show run by run.
+
+    Args:
+        frame: of `load_sweep`.
+        by: settings that tell groups apart.
+        each: show run by run anyway.
+
+    Raises:
+        UserError: for an unknown setting, and where groups and single runs are asked for at once.
+    """
+    if by and each:
+        raise UserError("--by and --runs: groups of runs, or every run?\n  way out: leave one of them out")
+    if by or (not each and has_seeds(frame)):
+        groups = aggregate(frame, by)
+        return Comparison(groups, _of_groups(groups, "runs" if by else "seeds"))
+    return Comparison(frame, _of_runs(frame))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """For a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for column in comparison.columns:
+        table.add_column(column.heading, justify="right" if column.is_number else "left")
+    states = comparison.data["states" if "states" in comparison.data else "state"]
+    for state, cells in zip(states, zip(*(column.cells for column in comparison.columns), strict=True), strict=True):
+        table.add_row(*cells, style="red" if FAILED in state else None)
     return table
 
 
+def title(results: Results) -> str:
+    """Names and questions of the sweeps."""
+    return "\n".join(f"{manifest.name}: {manifest.question}".rstrip(": ") for manifest in results.manifests)
+
+
 def notes(frame: pd.DataFrame) -> list[str]:
-    """What a table cell has no room for: why points failed or stopped early, and where their logs lie."""
-    said = frame[frame["detail"] != ""]
-    return [
-        f"{row['point']}: {row['state'].lower()}: {row['detail']}\n  log: {row['folder']}/log.txt"
-        for _, row in said.iterrows()
+    """What a table has no room for: why runs failed or stopped early, and where their logs lie."""
+    lines = []
+    for (state, detail), same in frame[frame["detail"] != ""].groupby(["state", "detail"], sort=False):
+        names = f"{same['point'].iloc[0]}" + (f" and {len(same) - 1} more" if len(same) > 1 else "")
+        lines.append(f"{names}: {str(state).lower()}: {detail}\n  log: {same['folder'].iloc[0]}/log.txt")
+    return lines
+
+
+def draw_sweep(manifest: Manifest) -> Path:
+    """Draw the learning curves of a sweep's runs and return the picture's path."""
+    return draw(read_results(manifest))
+
+
+def draw(results: Results) -> Path:
+    """Draw the learning curves of all runs, and return the path of the picture, which lies with the first sweep."""
+    first, *others = results.manifests
+    name = "learning_curves.png" if not others else f"learning_curves_with_{'_'.join(m.name for m in others)}.png"
+    runs = {run.folder.path.name: run for run in results.runs}
+    # In the order of the grid; where there are too many to be told apart, the best should be.
+    order = list(runs) if len(runs) <= LABELLED else results.frame["signature"]
+    shown = [runs[key] for key in order if runs[key].curves]
+    curves = {f"{run.sweep}: {run.point}" if others else run.point: _drawn(run.curves) for run in shown}
+    return draw_learning_curves(curves, first.folder / name, first.question or first.name)
+
+
+def _drawn(curves: Curves) -> pd.DataFrame:
+    """No more of them than the picture takes: a run has five times as many values."""
+    return journal_frame({metric: curves[metric] for metric, *_ in PANELS if metric in curves})
+
+
+def _of_runs(frame: pd.DataFrame) -> list[Column]:
+    keys = [key for key in [*setting_columns(frame), SEED] if key != SEED or frame[SEED].nunique() > 1]
+    columns = [_text(frame, "sweep", "sweep")] if frame["sweep"].nunique() > 1 else []
+    columns += _settings(frame, keys) or [_text(frame, "point", "point")]
+    metric = _metric(frame)
+    columns += [
+        _measured(frame, "best", metric),
+        _figures("at\nstep", frame["best_step"]),
+        _measured(frame, "last", metric),
+        _figures("ACT\ndepth", frame["act_depth"]),
+        _figures("ACT\nsteps", frame["act_steps"], 2),
+        _figures("samples\nper s", frame["samples_per_s"]),
+        *_costs(frame),
     ]
+    return [*columns, Column("state", [state.lower() for state in frame["state"]], is_number=False)]
+
+
+def _of_groups(groups: pd.DataFrame, what: str) -> list[Column]:
+    keys = [key for key in [*setting_columns(groups), SEED] if key in groups]
+    counts = zip(groups["n"], groups["runs"], strict=True)
+    metric = _metric(groups)
+    columns = [
+        *_settings(groups, keys),
+        Column(what, [f"{n}" if n == total else f"{n} of {total}" for n, total in counts]),
+        _measured(groups, "best", metric),
+        _figures("at\nstep", groups["best_step_mean"]),
+        _measured(groups, "last", metric),
+        _figures("ACT\ndepth", groups["act_depth"]),
+        *_costs(groups),
+    ]
+    words = [states.split(" ", 1)[1] if "," not in states else states for states in groups["states"]]
+    return [*columns, Column("state", [word.lower() for word in words], is_number=False)]
+
+
+def _costs(frame: pd.DataFrame) -> list[Column]:
+    """Time always, and what only GPUs have where there is any."""
+    columns = [_figures("time\ns", frame["wall_s"])]
+    columns += [_figures("MFU\n%", 100 * frame["mfu"], 1)] if frame["mfu"].notna().any() else []
+    return columns + ([_figures("GPU\nh", frame["gpu_h"], 2)] if frame["gpu_h"].any() else [])
+
+
+def _metric(frame: pd.DataFrame) -> str:
+    return "" if frame.empty else str(frame["metric"].iloc[0]).removeprefix(EVAL)
+
+
+def _measured(frame: pd.DataFrame, which: str, metric: str) -> Column:
+    """Best or last value of a metric; of groups the mean, with its standard error. Accuracies in percent."""
+    is_share = metric.endswith("accuracy")
+    scale, digits = (100.0, 1) if is_share else (1.0, 4)
+    heading = f"{which}\n{metric.removesuffix('_accuracy').replace('_', ' ')}{' %' if is_share else ''}"
+    if f"{which}_{metric}" in frame:
+        return _figures(heading, scale * frame[f"{which}_{metric}"], digits)
+    if frame.empty:
+        return Column(heading, [])
+    mean, error = scale * frame[f"{which}_{metric}_mean"], scale * frame[f"{which}_{metric}_se"]
+    cells = [
+        value if one == NOTHING else f"{value} ± {one}"
+        for value, one in zip(_rounded(mean, digits), _rounded(error, digits), strict=True)
+    ]
+    return Column(heading, cells)
+
+
+def _figures(heading: str, values: pd.Series[Any], digits: int = 0) -> Column:
+    return Column(heading, _rounded(values, digits))
+
+
+def _rounded(values: pd.Series[Any], digits: int) -> list[str]:
+    return [NOTHING if pd.isna(value) else f"{value:.{digits}f}" for value in values]
+
+
+def _settings(frame: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
+    names = short_names(keys)
+    return [_text(frame, key, names[key]) for key in keys]
+
+
+def _text(frame: pd.DataFrame, key: str, heading: str) -> Column:
+    return Column(heading, [_word(value) for value in frame[key]], pd.api.types.is_numeric_dtype(frame[key]))
+
+
+def _word(value: Any) -> str:
+    """As it would be given on the command line."""
+    if pd.isna(value):
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # no screen on a cluster
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 
 PANELS = (
     ("eval/exact_accuracy", "test puzzles solved exactly", (0.0, 1.0)),
@@ -18,6 +19,8 @@ PANELS = (
     ("train/lm_loss", "training loss per sequence", None),
     ("train/steps", "ACT steps before halting (training)", None),
 )
+LABELLED = 12  # runs that can be told apart; the others are a grey background
+ROW_CHARACTERS = 130  # of the legend, with each label's line counted as eight
 # Told apart without colour too.
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
@@ -27,23 +30,14 @@ def draw_learning_curves(curves: Mapping[str, pd.DataFrame], path: Path, title: 
     """Draw the runs' curves side by side in four panels.
 
     Args:
-        curves: tidy frames (step, metric, value) by label, drawn in this order.
+        curves: tidy frames (step, metric, value) by label, drawn in this order: where there are more than can be told
+            apart, the first of them are named.
         path: of the PNG.
     """
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
     for axis, (metric, name, limits) in zip(axes.flat, PANELS, strict=True):
         for index, (label, frame) in enumerate(curves.items()):
-            chosen = frame[frame["metric"] == metric]
-            # Training values come every few steps and jump: a thin line; evaluations are few: marked points.
-            smooth = chosen["value"].rolling(max(1, len(chosen) // 40), min_periods=1).mean()
-            axis.plot(
-                chosen["step"],
-                smooth,
-                STYLES[index % len(STYLES)],
-                marker=MARKERS[index % len(MARKERS)] if metric.startswith("eval/") else None,
-                markersize=4,
-                label=label,
-            )
+            _draw(axis, frame[frame["metric"] == metric], index, label, is_marked=metric.startswith("eval/"))
         axis.set_title(name)
         axis.grid(alpha=0.3)
         if limits:
@@ -52,8 +46,21 @@ def draw_learning_curves(curves: Mapping[str, pd.DataFrame], path: Path, title: 
     for axis in axes[1]:
         axis.set_xlabel("optimizer step")
     if curves:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
-    figure.suptitle(title)
+        longest = max(len(label) for label in list(curves)[:LABELLED])
+        columns = min(4, len(curves), max(1, ROW_CHARACTERS // (longest + 8)))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    named = f" (named: the first {LABELLED} of {len(curves)})" if len(curves) > LABELLED else ""
+    figure.suptitle(title + named)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def _draw(axis: Axes, chosen: pd.DataFrame, index: int, label: str, is_marked: bool) -> None:
+    """Training values come every few steps and jump: a thin line; evaluations are few: marked points."""
+    smooth = chosen["value"].rolling(max(1, len(chosen) // 40), min_periods=1).mean()
+    if index >= LABELLED:
+        axis.plot(chosen["step"], smooth, color="0.8", linewidth=0.5, zorder=1)
+        return
+    marker = MARKERS[index % len(MARKERS)] if is_marked else None
+    axis.plot(chosen["step"], smooth, STYLES[index % len(STYLES)], marker=marker, markersize=4, label=label)

@@ -1,96 +1,330 @@
-"""Runs as pandas frames: one row for each point of a sweep, and curves as tidy rows.
+"""Runs as pandas frames: one row for each run of one or several sweeps, and their curves as tidy rows.
 
-Read from the run folders' journals, which hold every number whether or not a store was there to take it.
+Read from the run folders' journals, which hold every number whether or not a store was there to take it; every journal
+is read once, however many tables and pictures are made of it.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from hrm_lab.manifest import Manifest
-from hrm_lab.run_folder import INTERRUPTED, RUNNING, RunFolder, State
+from hrm_lab.analysis.keys import SEED, Settings, differing, identity_settings, with_data
+from hrm_lab.errors import UserError
+from hrm_lab.manifest import Manifest, load_manifest
+from hrm_lab.run_folder import RunFolder, State
 from hrm_lab.tracking.journal import read_journal
 
+EVAL = "eval/"
 
-def load_sweep(manifest: Manifest) -> pd.DataFrame:
-    """One row for each point, best first.
 
-    Columns: `point`, its label; every override by its key, as text; `best_exact` and `best_step` (the best evaluation);
-    `exact_accuracy`, `accuracy` and `lm_loss` of the last evaluation; `act_steps`, the mean number of ACT steps that
-    training sequences took before they halted; `samples_per_s`; `wall_s`; `state`; `detail` (why it failed or stopped
-    early); `run_id`; `folder`. Points that have not been evaluated yet stand last.
+class Series(NamedTuple):
+    """One metric of one run, in order of steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+Curves = dict[str, Series]  # by metric
+
+
+class Record(NamedTuple):
+    """What a journal holds."""
+
+    curves: Curves
+    decisions: list[dict[str, Any]]  # as hrm_lab.decision.Decision.to_dict makes them
+    artifacts: list[str]  # files in the run's folder: evaluations/step_00000100.npz
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder has it. `sweep` names all the sweeps that it is a point of."""
+
+    sweep: str
+    point: str
+    folder: RunFolder
+    settings: Settings
+    data: str | None  # fingerprint
+    state: State
+    gpu_hours: float  # of all attempts, those that were lost included
+    hours: float  # the same on the clock, with or without a GPU
+    record: Record
+
+    @property
+    def curves(self) -> Curves:
+        """Every metric."""
+        return self.record.curves
+
+
+class Target(NamedTuple):
+    """What runs are ranked by: an evaluation metric, and whether more (max) or less (min) of it is better."""
+
+    metric: str
+    mode: str
+
+    @property
+    def short(self) -> str:
+        """As it stands in the columns' names: best_SHORT, last_SHORT."""
+        return self.metric.removeprefix(EVAL)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was read of some sweeps."""
+
+    manifests: tuple[Manifest, ...]
+    runs: list[Run]
+    metric: str | None = None  # what was asked for as the best; None: what the runs watched
+
+    @cached_property
+    def target(self) -> Target:
+        """What the runs are ranked by."""
+        return _target(self.runs, self.metric)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """See `load_sweep`."""
+        return _frame(self.runs, self.target)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """See `load_curves`."""
+        return _tidy(self.runs)
+
+
+def load_sweep(*sweeps: str | Manifest, outputs: str | Path = "outputs", metric: str | None = None) -> pd.DataFrame:
+    """One row for each run, best first; runs that have not been evaluated yet stand last.
+
+    Args:
+        sweeps: names, or manifests.
+        metric: what is best (`eval/accuracy`, `lm_loss`, ...); by default what the runs watched, stopping.metric.
+
+    Columns:
+        sweep, point: where it belongs; a run that several sweeps share is one row.
+        model.H_cycles, ...: every setting that can change a result and differs between the runs, by its dotted key.
+        seed: always.
+        metric, mode: what `best` means, `max` or `min`.
+        best_step, best_exact_accuracy, best_lm_loss, ...: all metrics of the evaluation that was best.
+        last_step, last_exact_accuracy, ...: those of the last evaluation.
+        act_depth: ACT steps that every evaluated sequence takes (model.halt_max_steps).
+        act_steps: mean ACT steps that training sequences took before they halted, in the last logged window.
+        samples_per_s, mfu: training speed, and share of the device's peak where that is known.
+        wall_s, gpu_h: seconds at the last evaluation; GPU-hours of all attempts.
+        state, detail: where it truly stands, and why it failed or stopped early.
+        run_id, folder, signature: its MLflow run and its folder.
+
+    Raises:
+        UserError: for an unknown sweep or metric.
     """
-    runs = manifest.grid()
-    rows = []
-    for entry, folder in runs:
-        state = _true_state(folder)
-        curves = journal_curves(folder.journal)
-        metrics = curves.groupby("metric")["value"].last().to_dict()
-        rows.append(
-            {
-                "point": entry.label,
-                **_overrides(entry.overrides),
-                **_best(curves),
-                "exact_accuracy": metrics.get("eval/exact_accuracy"),
-                "accuracy": metrics.get("eval/accuracy"),
-                "lm_loss": metrics.get("eval/lm_loss"),
-                "act_steps": metrics.get("train/steps"),
-                "samples_per_s": metrics.get("perf/mean_samples_per_s"),
-                "wall_s": metrics.get("perf/wall_s"),
-                "state": state.status if state else "WAITING",
-                "detail": state.detail if state else "",
-                "run_id": folder.run_id,
-                "folder": str(folder.path),
-            }
-        )
-    frame = pd.DataFrame(rows)
-    frame = frame.sort_values("best_exact", ascending=False, na_position="last", kind="stable", ignore_index=True)
-    frame.attrs["overrides"] = list(dict.fromkeys(key for entry, _ in runs for key in _overrides(entry.overrides)))
-    return frame
+    return read_results(*sweeps, outputs=outputs, metric=metric).frame
+
+
+def load_curves(*sweeps: str | Manifest, outputs: str | Path = "outputs") -> pd.DataFrame:
+    """Every logged value as tidy rows: sweep, point, seed, run (its signature), step, metric, value."""
+    return read_results(*sweeps, outputs=outputs).curves
+
+
+def read_results(*sweeps: str | Manifest, outputs: str | Path = "outputs", metric: str | None = None) -> Results:
+    """Read every run of these sweeps once: `frame` and `curves` come out of the same reading.
+
+    Raises:
+        UserError: as `load_sweep`.
+    """
+    if not sweeps:
+        raise UserError("no sweep was named\n  way out: name one or more; `hrm-lab sweeps` lists them")
+    manifests = tuple(load_manifest(Path(outputs), sweep) if isinstance(sweep, str) else sweep for sweep in sweeps)
+    points: dict[Path, list[tuple[str, str]]] = {}
+    for manifest in manifests:
+        for entry, folder in manifest.grid():
+            points.setdefault(folder.path, []).append((manifest.name, entry.label))
+    runs = [_read(RunFolder(path), found) for path, found in points.items()]
+    return Results(manifests, runs, metric)
+
+
+def read_curves(path: Path) -> Curves:
+    """A journal's metrics."""
+    return read_record(path).curves
+
+
+def read_record(path: Path) -> Record:
+    """All that a journal holds."""
+    record = Record({}, [], [])
+    curves = record.curves
+    for entry in read_journal(path):
+        if "decision" in entry:
+            record.decisions.append(entry["decision"])
+        if "artifact" in entry:
+            record.artifacts.append(entry["artifact"])
+        for key, value in entry.get("metrics", {}).items():
+            series = curves.get(key)
+            if series is None:
+                series = curves[key] = Series([], [])
+            series.steps.append(entry["step"])
+            series.values.append(value)
+    return record
 
 
 def journal_curves(path: Path) -> pd.DataFrame:
     """A run's journal as tidy rows: step, metric, value."""
-    rows = [
-        (entry["step"], key, value)
-        for entry in read_journal(path)
-        if "metrics" in entry
-        for key, value in entry["metrics"].items()
-    ]
-    return pd.DataFrame(rows, columns=["step", "metric", "value"])
+    return journal_frame(read_curves(path))
 
 
-def sweep_curves(manifest: Manifest) -> dict[str, pd.DataFrame]:
-    """Curves of every point that has any, by label."""
-    curves = {entry.label: journal_curves(folder.journal) for entry, folder in manifest.grid()}
-    return {label: frame for label, frame in curves.items() if len(frame)}
+def journal_frame(curves: Curves) -> pd.DataFrame:
+    """The same of what has been read."""
+    lengths = [len(series.steps) for series in curves.values()]
+    return pd.DataFrame(
+        {
+            "step": np.array([step for series in curves.values() for step in series.steps], dtype=np.int64),
+            "metric": pd.Categorical.from_codes(
+                np.repeat(np.arange(len(curves)), lengths), categories=pd.Index(list(curves))
+            ),
+            "value": np.array([value for series in curves.values() for value in series.values], dtype=np.float64),
+        }
+    )
 
 
-def _true_state(folder: RunFolder) -> State | None:
-    """The written state, unless it says RUNNING and nobody runs."""
-    state = folder.state
-    if state is not None and state.status == RUNNING and not folder.attempts.is_alive():
-        return State(INTERRUPTED, "its process is gone; the same command goes on")
-    return state
+def setting_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns that are settings, without the seed: those with a dotted name."""
+    return [name for name in frame.columns if "." in name]
 
 
-def swept_columns(frame: pd.DataFrame) -> list[str]:
-    """The overrides that differ between the points of a frame, in the order of the grid."""
-    return [key for key in frame.attrs["overrides"] if frame[key].nunique(dropna=False) > 1]
+def _read(folder: RunFolder, points: list[tuple[str, str]]) -> Run:
+    try:
+        stored = json.loads((folder.path / "config.json").read_text())
+    except (OSError, ValueError):
+        stored = {}  # somebody deleted the folder: the point is still asked for
+    data = folder.dataset_info()
+    attempts = folder.attempts.all()
+    return Run(
+        ", ".join(dict.fromkeys(sweep for sweep, _ in points)),
+        points[0][1],
+        folder,
+        identity_settings(stored) if stored else {},
+        data["fingerprint"] if data else None,
+        folder.true_state(),
+        sum(attempt.gpu_seconds for attempt in attempts) / 3600,
+        sum(attempt.seen - attempt.began for attempt in attempts) / 3600,
+        read_record(folder.journal),
+    )
 
 
-def _overrides(texts: list[str]) -> dict[str, str]:
-    pairs = (text.partition("=") for text in texts)
-    return {key: value for key, _, value in pairs}
+def _target(runs: list[Run], metric: str | None) -> Target:
+    watched = {
+        Target(run.settings["stopping.metric"], run.settings["stopping.mode"]) for run in runs if run.settings
+    } or {Target("eval/exact_accuracy", "max")}
+    if metric is None:
+        if len(watched) > 1:
+            names = ", ".join(sorted(f"{target.metric} ({target.mode})" for target in watched))
+            raise UserError(f"the runs watched different metrics: {names}\n  way out: --metric NAME compares by one")
+        return watched.pop()
+    metric = metric if metric.startswith(EVAL) else EVAL + metric
+    known = sorted({key for run in runs for key in run.curves if key.startswith(EVAL)})
+    if known and metric not in known:
+        raise UserError(f"metric={metric}: no run was evaluated by it\n  way out: take {', '.join(known)}")
+    # Accuracies are better high; losses and steps are better low.
+    guess = Target(metric, "max" if metric.endswith("accuracy") else "min")
+    return next((target for target in watched if target.metric == metric), guess)
 
 
-def _best(curves: pd.DataFrame) -> dict[str, Any]:
-    """Best exact accuracy of all evaluations, and its step."""
-    exact = curves[curves["metric"] == "eval/exact_accuracy"]
-    if exact.empty:
-        return {"best_exact": None, "best_step": None}
-    best = exact.sort_values(["value", "step"], ascending=[False, True]).iloc[0]
-    return {"best_exact": float(best["value"]), "best_step": int(best["step"])}
+def _frame(runs: list[Run], target: Target) -> pd.DataFrame:
+    known = [run for run in runs if run.settings]
+    settings = with_data([run.settings for run in known], [run.data for run in known])
+    by_run = dict(zip((run.folder.path for run in known), settings, strict=True))
+    mine = [by_run.get(run.folder.path, {}) for run in runs]
+    metrics = sorted({key for run in runs for key in run.curves if key.startswith(EVAL)} | {target.metric})
+    best = [best_step(run.curves, target) for run in runs]
+    last = [_last_step(run.curves) for run in runs]
+    columns: dict[str, Any] = {"sweep": [run.sweep for run in runs], "point": [run.point for run in runs]}
+    for key in [*differing(settings), SEED]:
+        # As they are: pandas would make 2.0 of a 2 beside a null.
+        columns[key] = pd.Series([values.get(key) for values in mine], dtype=object)
+        if not columns[key].isna().any():
+            columns[key] = columns[key].infer_objects()
+    columns |= {"metric": target.metric, "mode": target.mode}
+    for name, steps in {"best": best, "last": last}.items():
+        columns[f"{name}_step"] = pd.array(steps, dtype="Int64")
+        for metric in metrics:
+            values = [_at(run.curves, metric, step) for run, step in zip(runs, steps, strict=True)]
+            columns[f"{name}_{metric.removeprefix(EVAL)}"] = _numbers(values)
+    columns |= {
+        "act_depth": pd.array([values.get("model.halt_max_steps") for values in mine], dtype="Int64"),
+        **{
+            name: _numbers([run.curves[key].values[-1] if key in run.curves else None for run in runs])
+            for name, key in {
+                "act_steps": "train/steps",
+                "samples_per_s": "perf/mean_samples_per_s",
+                "mfu": "perf/mfu",
+                "wall_s": "perf/wall_s",
+            }.items()
+        },
+        "gpu_h": _numbers([run.gpu_hours for run in runs]),
+        "state": [run.state.status for run in runs],
+        "detail": [run.state.detail for run in runs],
+        "run_id": [run.folder.run_id for run in runs],
+        "folder": [str(run.folder.path) for run in runs],
+        "signature": [run.folder.path.name for run in runs],
+    }
+    return best_first(pd.DataFrame(columns), f"best_{target.short}", target.mode)
+
+
+def best_first(frame: pd.DataFrame, column: str, mode: str) -> pd.DataFrame:
+    """The frame sorted; what has no value stands last, and equals keep their order."""
+    return frame.sort_values(column, ascending=mode == "min", na_position="last", kind="stable", ignore_index=True)
+
+
+def _numbers(values: list[Any]) -> pd.Series[float]:
+    return pd.Series(values, dtype=float)
+
+
+def best_step(curves: Curves, target: Target) -> int | None:
+    """The first of equals, as the trainer keeps it."""
+    series = curves.get(target.metric)
+    if series is None:
+        return None
+    best = max(series.values) if target.mode == "max" else min(series.values)
+    return series.steps[series.values.index(best)]
+
+
+def _last_step(curves: Curves) -> int | None:
+    return max((series.steps[-1] for key, series in curves.items() if key.startswith(EVAL)), default=None)
+
+
+def _at(curves: Curves, metric: str, step: int | None) -> float | None:
+    series = curves.get(metric)
+    if series is None or step is None or step not in series.steps:
+        return None
+    return series.values[series.steps.index(step)]
+
+
+def _tidy(runs: list[Run]) -> pd.DataFrame:
+    """All at once and by columns: names are categories, so that a million values take a few bytes each."""
+    metrics = list(dict.fromkeys(key for run in runs for key in run.curves))
+    number = {key: index for index, key in enumerate(metrics)}
+    pieces = [(index, number[key], series) for index, run in enumerate(runs) for key, series in run.curves.items()]
+    lengths = [len(series.steps) for _, _, series in pieces]
+    rows = np.repeat(np.array([index for index, _, _ in pieces], dtype=np.int64), lengths)
+
+    def named(values: list[Any]) -> pd.Categorical:
+        codes, categories = pd.factorize(pd.Series(values, dtype=object))
+        return pd.Categorical.from_codes(codes[rows], categories=categories)
+
+    return pd.DataFrame(
+        {
+            "sweep": named([run.sweep for run in runs]),
+            "point": named([run.point for run in runs]),
+            "seed": pd.array([run.settings.get(SEED) for run in runs], dtype="Int64")[rows],
+            "run": named([run.folder.path.name for run in runs]),
+            "step": np.array([step for _, _, series in pieces for step in series.steps], dtype=np.int64),
+            "metric": pd.Categorical.from_codes(
+                np.repeat(np.array([metric for _, metric, _ in pieces], dtype=np.int64), lengths),
+                categories=pd.Index(metrics),
+            ),
+            "value": np.array([value for _, _, series in pieces for value in series.values], dtype=np.float64),
+        }
+    )

@@ -10,11 +10,12 @@ import warnings
 
 import typer
 
-from hrm_lab.cli import runs, sweeps, results, settings, serving
+from hrm_lab.cli import runs, sweeps, stopping, results, settings, serving
 from hrm_lab.cli.app import app
 from hrm_lab.errors import UserError
+from hrm_lab.redaction import redact
 
-__all__ = ["main", "results", "runs", "serving", "settings", "sweeps"]
+__all__ = ["main", "results", "runs", "serving", "settings", "stopping", "sweeps"]
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
 
 
@@ -26,12 +27,12 @@ def main() -> None:
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(redact(f"error: {error}"), fg="red", err=True)
         sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
         text = f"error: {error.filename}: {error.strerror}\n  way out: {remedy}, or take another paths.outputs=FOLDER"
-        typer.secho(text, fg="red", err=True)
+        typer.secho(redact(text), fg="red", err=True)
         sys.exit(1)

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from hrm_lab.cli.app import Outputs, Overrides, Sweep, app, console
+from hrm_lab.cli.app import Outputs, Overrides, Sweep, app, bars, console
 from hrm_lab.cli.results import show_comparison
-from hrm_lab.errors import ConfigError, PointFailed
+from hrm_lab.errors import ConfigError, PointFailed, RunError
 from hrm_lab.logs import log_to_console
 
 
@@ -118,13 +118,20 @@ def cancel(name: Sweep, point: Point = None, outputs: Outputs = Path("outputs"))
 
 
 @app.command()
-def resume(name: Sweep, dry_run: DryRun = False, outputs: Outputs = Path("outputs")) -> None:
+def resume(
+    name: Sweep,
+    promote: Annotated[
+        int, typer.Option(min=0, help="have as many of the points go on that a comparison has stopped, best first")
+    ] = 0,
+    dry_run: DryRun = False,
+    outputs: Outputs = Path("outputs"),
+) -> None:
     """Go on with what was cancelled, lost, timed out, held or never submitted, with the code it was submitted with."""
     from hrm_lab.manifest import load_manifest
     from hrm_lab.sweep.control import resume
 
     log_to_console()
-    resume(load_manifest(outputs, name), dry_run)
+    resume(load_manifest(outputs, name), dry_run, promote)
 
 
 @app.command()
@@ -138,13 +145,20 @@ def retry(name: Sweep, dry_run: DryRun = False, outputs: Outputs = Path("outputs
 
 
 @app.command()
-def sync(name: Sweep, outputs: Outputs = Path("outputs")) -> None:
-    """Send to the tracking store what it has missed of a sweep's runs."""
-    from hrm_lab.manifest import load_manifest
+def sync(
+    name: Annotated[str, typer.Argument(metavar="SWEEP|RUN", help="a sweep, or a run by its folder or signature")],
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Send to the tracking store what it has missed of a sweep's runs, or of one run; again sends nothing twice."""
     from hrm_lab.sweep.control import sync
 
     log_to_console()
-    sync(load_manifest(outputs, name))
+    with bars() as bar:
+        took, failed = sync(name, outputs, bar("runs"))
+    typer.echo(f"runs: {took['runs']}; sent: {took['values']:,} values, {took['files']} files")
+    if failed:
+        problem = f"the tracking store could not be told of {failed} of {took['runs']} runs"
+        raise RunError(f"{name}: {problem}\n  way out: see that its server runs, and say it again")
 
 
 @app.command()

@@ -4,7 +4,8 @@
     train/inputs.npy, labels.npy          (N, S) uint8 tokens
     train/puzzle_identifiers.npy          (N,) int32
     train/group_offsets.npy               (G + 1,) int64: group g holds the examples from offset g up to offset g + 1
-    test/SET/...                          the same four for each test set
+    test/SET/...                          the same four for each test set, and
+    test/SET/ratings.npy                  (N,) int32: how hard each example is, where that is known
 
 The base puzzles only: augmented variants are computed where they are used (see `symmetries`). HRM's own format
 (HRM_SPEC section 6) keeps a level of puzzles between groups and examples, which such variants make superfluous.
@@ -39,6 +40,7 @@ _ARRAYS: dict[str, npt.DTypeLike] = {
     "puzzle_identifiers": np.dtype("int32"),
     "group_offsets": np.dtype("int64"),
 }
+_RATINGS = "ratings"  # an optional remark: nothing is trained on it, so it is no part of the fingerprint
 _REBUILD = "way out: delete the folder and build it again: `hrm-lab data`"
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it names a folder
 _OPEN_SAMPLE_ROWS = 65_536  # rows whose tokens are looked at when a dataset is opened
@@ -74,6 +76,7 @@ class Split:
     labels: npt.NDArray[np.uint8]  # (N, S)
     puzzle_identifiers: npt.NDArray[np.int32]  # (N,)
     group_offsets: npt.NDArray[np.int64]  # (G + 1,)
+    ratings: npt.NDArray[np.int32] | None = None  # (N,) how hard, where known
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -252,7 +255,9 @@ def _is_set_name(name: object) -> bool:
 
 
 def _open_split(folder: Path, split_name: str) -> Split:
-    return Split(**{name: _open_array(folder, f"{split_name}/{name}.npy") for name in _ARRAYS})
+    arrays = {name: _open_array(folder, f"{split_name}/{name}.npy") for name in _ARRAYS}
+    rated = (folder / split_name / f"{_RATINGS}.npy").exists()
+    return Split(**arrays, ratings=_open_array(folder, f"{split_name}/{_RATINGS}.npy") if rated else None)
 
 
 def _open_array(folder: Path, name: str) -> npt.NDArray[Any]:
@@ -281,6 +286,9 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
         if array.dtype != _ARRAYS[key] or array.shape != shapes[key]:
             want = f"{np.dtype(_ARRAYS[key])} {shapes[key]}"
             return f"its {name}/{key} is {array.dtype} {array.shape}, not {want}"
+    ratings = split.ratings
+    if ratings is not None and (ratings.dtype != np.dtype("int32") or ratings.shape != (examples,)):
+        return f"its {name}/{_RATINGS} is {ratings.dtype} {ratings.shape}, not int32 {(examples,)}"
     if examples == 0 or groups == 0:
         return f"its {name} split is empty"
     written = info.counts.get(name) if info.counts else {"examples": examples, "groups": groups}
@@ -306,7 +314,8 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
 def _write_folder(folder: Path, info: DatasetInfo, splits: Mapping[str, Split]) -> None:
     for split_name, split in splits.items():
         (folder / split_name).mkdir(parents=True)
-        for name, array in _arrays(split):
+        remarks = [] if split.ratings is None else [(_RATINGS, split.ratings)]
+        for name, array in [*_arrays(split), *remarks]:
             with open(folder / split_name / f"{name}.npy", "xb") as file:
                 np.save(file, np.ascontiguousarray(array), allow_pickle=False)
                 file.flush()

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from hrm_lab.config import SudokuDataConfig
 from hrm_lab.data.format import DatasetInfo, Split
-from hrm_lab.data.sudoku_csv import SYMBOLS, read_csv
+from hrm_lab.data.sudoku_csv import SYMBOLS, RatedPuzzles, read_csv
 from hrm_lab.data.sudoku_generator import Progress, Puzzles, generate
+from hrm_lab.data.sudoku_solver import rounds_to_solve
 from hrm_lab.data.symmetries import random_words
 from hrm_lab.errors import DataError
 
@@ -27,6 +28,8 @@ def build(config: SudokuDataConfig, progress: Progress | None = None) -> tuple[D
     Raises:
         DataError: when there are not as many puzzles as asked for, or a file is bad.
     """
+    train: Puzzles
+    test: Puzzles
     if config.source == "csv":
         train, test = _from_csv(config, progress)
     else:
@@ -45,10 +48,18 @@ def build(config: SudokuDataConfig, progress: Progress | None = None) -> tuple[D
         test_sets=(TEST_SET,),
         task_facts={"box_rows": config.box_rows, "box_cols": config.box_cols},
     )
-    return info, _split(train), {TEST_SET: _split(test)}
+    return info, _split(train), {TEST_SET: _split(test, _ratings(test, config))}
 
 
-def _split(puzzles: Puzzles) -> Split:
+def _ratings(puzzles: Puzzles, config: SudokuDataConfig) -> npt.NDArray[np.int32]:
+    """How hard the puzzles are: by their file, or by how long our solver takes."""
+    if isinstance(puzzles, RatedPuzzles):
+        return np.clip(puzzles.ratings, 0, np.iinfo(np.int32).max).astype(np.int32)
+    rounds = [rounds_to_solve(question, config.box_rows, config.box_cols) for question in puzzles.questions]
+    return np.array(rounds, np.int32)
+
+
+def _split(puzzles: Puzzles, ratings: npt.NDArray[np.int32] | None = None) -> Split:
     """Digits to tokens; each puzzle is a group of its own."""
     size = len(puzzles)
     return Split(
@@ -56,10 +67,11 @@ def _split(puzzles: Puzzles) -> Split:
         labels=puzzles.answers + np.uint8(1),
         puzzle_identifiers=np.zeros(size, np.int32),
         group_offsets=np.arange(size + 1, dtype=np.int64),
+        ratings=ratings,
     )
 
 
-def _from_csv(config: SudokuDataConfig, progress: Progress | None) -> tuple[Puzzles, Puzzles]:
+def _from_csv(config: SudokuDataConfig, progress: Progress | None) -> tuple[RatedPuzzles, RatedPuzzles]:
     if config.train_csv is None or config.test_csv is None:
         raise ValueError("source=csv needs train_csv and test_csv")
     train = read_csv(config.train_csv, config.box_rows, config.box_cols)
@@ -83,8 +95,8 @@ def _from_csv(config: SudokuDataConfig, progress: Progress | None) -> tuple[Puzz
 
 
 def _subset(
-    puzzles: Puzzles, kept: npt.NDArray[np.intp], size: int | None, key: str, config: SudokuDataConfig
-) -> Puzzles:
+    puzzles: RatedPuzzles, kept: npt.NDArray[np.intp], size: int | None, key: str, config: SudokuDataConfig
+) -> RatedPuzzles:
     """A random subset of the kept rows, in the file's order."""
     if size is not None and size > len(kept):
         raise DataError(
@@ -95,20 +107,25 @@ def _subset(
         split = _TRAIN if key == "num_train" else _TEST
         words = random_words(_SUBSET, config.build_seed, split, count=len(kept))[0]
         kept = kept[np.sort(np.argsort(words, kind="stable")[:size])]
-    return Puzzles(puzzles.questions[kept], puzzles.answers[kept])
+    return RatedPuzzles(puzzles.questions[kept], puzzles.answers[kept], puzzles.ratings[kept])
+
+
+def symbols(side: int) -> str:
+    """The character of each token of a board of this side: `_` padding, `.` blank, letters above 9."""
+    return "_" + SYMBOLS[: side + 1]
 
 
 def render(tokens: npt.ArrayLike, box_rows: int, box_cols: int) -> str:
     """A board of S tokens as text with lines between the boxes; `.` blank, `_` padding, `?` no token of this size."""
     side = box_rows * box_cols
-    symbols = "_" + SYMBOLS[: side + 1]
+    known = symbols(side)
     grid = np.asarray(tokens).reshape(side, side).tolist()
     rule = "+".join(["-" * (2 * box_cols + 1)] * box_rows)[1:-1]
     lines = []
     for number, row in enumerate(grid):
         if number and number % box_rows == 0:
             lines.append(rule)
-        cells = [symbols[token] if 0 <= token < len(symbols) else "?" for token in row]
+        cells = [known[token] if 0 <= token < len(known) else "?" for token in row]
         boxes = (" ".join(cells[start : start + box_cols]) for start in range(0, side, box_cols))
         lines.append(" | ".join(boxes))
     return "\n".join(lines)

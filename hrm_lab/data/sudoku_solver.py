@@ -7,7 +7,7 @@ arrays of digits, 0 = blank.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -50,12 +50,22 @@ class SearchLimit(Exception):
     """A search took more nodes than it was given."""
 
 
+def _propagate(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
+    """Settle all that is forced: the open cells that are left, or None at a contradiction."""
+    while True:
+        left = _settle(geometry, planes, open_cells)
+        if left is None or left == open_cells:
+            return left
+        open_cells = left
+
+
 def solutions(
     geometry: Geometry,
     planes: list[int],
     open_cells: int,
     max_nodes: int | None = None,
     priority: Sequence[Sequence[int]] | None = None,
+    propagate: Callable[[Geometry, list[int], int], int | None] = _propagate,
 ) -> Iterator[list[int]]:
     """Yield every completion, depth first.
 
@@ -65,6 +75,7 @@ def solutions(
         open_cells: cells not settled yet.
         max_nodes: raise `SearchLimit` beyond so many nodes.
         priority: [cell][digit] order in which a branching cell's digits are tried; None = ascending.
+        propagate: settles all that is forced at a node.
     """
     stack = [(planes, open_cells)]
     nodes = 0
@@ -73,7 +84,7 @@ def solutions(
         if max_nodes is not None and nodes > max_nodes:
             raise SearchLimit
         planes, open_cells = stack.pop()
-        left = _propagate(geometry, planes, open_cells)
+        left = propagate(geometry, planes, open_cells)
         if left is None:
             continue
         if left == 0:
@@ -89,38 +100,30 @@ def solutions(
             stack.append((child, left))
 
 
-def _propagate(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
-    """Settle cells with one digit left and digits with one place left; the open cells, or None at a contradiction.
+def _settle(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
+    """One round: cells with one digit left, else a digit with one place left; the open cells, None = contradiction.
 
     Works on all cells at once: `ones` and `twos` are the cells with at least one and at least two candidates.
     """
-    peers, everything = geometry.peers, geometry.all_cells
-    while True:
-        ones = twos = 0
-        for plane in planes:
-            twos |= ones & plane
-            ones |= plane
-        if ones != everything:
-            return None
-        singles = open_cells & ~twos
-        if not singles:
-            if not open_cells:
-                return 0
-            hidden = _settle_hidden(geometry, planes, open_cells)
-            if hidden is None:
-                return None
-            if hidden == 0:
-                return open_cells
-            open_cells &= ~hidden
-            continue
-        open_cells &= ~singles
-        for digit, plane in enumerate(planes):
-            settled = plane & singles
-            while settled:
-                bit = settled & -settled
-                plane &= ~peers[bit.bit_length() - 1]
-                settled ^= bit
-            planes[digit] = plane
+    ones = twos = 0
+    for plane in planes:
+        twos |= ones & plane
+        ones |= plane
+    if ones != geometry.all_cells:
+        return None
+    singles = open_cells & ~twos
+    if not singles:
+        hidden = _settle_hidden(geometry, planes, open_cells) if open_cells else 0
+        return None if hidden is None else open_cells & ~hidden
+    peers = geometry.peers
+    for digit, plane in enumerate(planes):
+        settled = plane & singles
+        while settled:
+            bit = settled & -settled
+            plane &= ~peers[bit.bit_length() - 1]
+            settled ^= bit
+        planes[digit] = plane
+    return open_cells & ~singles
 
 
 def _settle_hidden(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
@@ -169,13 +172,18 @@ def _candidates(geometry: Geometry, digits: Sequence[int]) -> tuple[list[int], i
     return [mine | (open_cells & ~theirs) for mine, theirs in zip(given, blocked, strict=True)], open_cells
 
 
-def _search(puzzle: npt.ArrayLike, box_rows: int, box_cols: int) -> Iterator[list[int]]:
+def _search(
+    puzzle: npt.ArrayLike,
+    box_rows: int,
+    box_cols: int,
+    propagate: Callable[[Geometry, list[int], int], int | None] = _propagate,
+) -> Iterator[list[int]]:
     geometry = geometry_of(box_rows, box_cols)
     digits = np.asarray(puzzle).reshape(-1).tolist()
     if len(digits) != geometry.side**2 or not all(0 <= digit <= geometry.side for digit in digits):
         raise ValueError(f"not {geometry.side**2} digits 0..{geometry.side}")
     start = _candidates(geometry, digits)
-    return iter(()) if start is None else solutions(geometry, *start)
+    return iter(()) if start is None else solutions(geometry, *start, propagate=propagate)
 
 
 def count_solutions(puzzle: npt.ArrayLike, box_rows: int, box_cols: int, limit: int = 2) -> int:
@@ -189,6 +197,26 @@ def solve(puzzle: npt.ArrayLike, box_rows: int, box_cols: int) -> Boards | None:
         side = box_rows * box_cols
         return np.array(digits_of(planes, side), np.uint8).reshape(side, side)
     return None
+
+
+def rounds_to_solve(puzzle: npt.ArrayLike, box_rows: int, box_cols: int) -> int:
+    """How hard a board is: rounds of deduction until its first completion, those after wrong guesses included.
+
+    Unlike the guesses alone, it tells puzzles apart that need none.
+    """
+    rounds = 0
+
+    def counting(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            left = _settle(geometry, planes, open_cells)
+            if left is None or left == open_cells:
+                return left
+            open_cells = left
+
+    next(_search(puzzle, box_rows, box_cols, counting), None)
+    return rounds
 
 
 def digits_of(planes: Sequence[int], side: int) -> list[int]:

@@ -1,7 +1,8 @@
-"""`python -m hrm_lab.mirror FOLDER ATTEMPT`, started by the training with a pipe as standard input."""
+"""`python -m hrm_lab.mirror FOLDER ATTEMPT`, started by the training with pipes as standard input and output."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -13,4 +14,6 @@ from hrm_lab.run_folder import RunFolder
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, signal.SIG_IGN)
 log_to_console()
-sys.exit(0 if follow(RunFolder(Path(sys.argv[1])), int(sys.argv[2])) else 1)
+with contextlib.redirect_stdout(sys.stderr):  # the pipe is for answers
+    complete = follow(RunFolder(Path(sys.argv[1])), int(sys.argv[2]))
+sys.exit(0 if complete else 1)

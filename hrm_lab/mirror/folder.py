@@ -1,23 +1,32 @@
 """What one run of the store is made of: all of it derived from the run's folder.
 
-Sending again sends nothing twice: what the store holds already is asked of the store, also after every failure.
+Sending again sends nothing twice: what the store holds already is asked of the store, also after every failure. A
+request that got no answer may be carried out later all the same, so whatever is sent again is sent as it was.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from hrm_lab import config as schema
 from hrm_lab.config import Config
 from hrm_lab.errors import one_line
 from hrm_lab.files import write_json
+from hrm_lab.mirror import pictures
+from hrm_lab.mirror.params import with_a_say
+from hrm_lab.mirror.siblings import histories
 from hrm_lab.run_folder import (
     CANCELLED,
     COMPLETED,
@@ -25,15 +34,18 @@ from hrm_lab.run_folder import (
     FINISHED,
     INTERRUPTED,
     LOST,
+    RUNNING,
     STOPPED,
     TIMEOUT,
     Point,
     RunFolder,
 )
+from hrm_lab.stopping.pruning import History
 from hrm_lab.tracking.journal import JournalReader
 from hrm_lab.tracking.store import (
     DATA_FINGERPRINT,
     MAX_METRICS,
+    MEMBER,
     REASON,
     SIGNATURE,
     SWEEP,
@@ -44,8 +56,9 @@ from hrm_lab.weights import weights_hash
 
 log = logging.getLogger("hrm_lab")
 MAX_TAG = 5000  # characters of a tag that every MLflow store takes
-DRAIN_S = 60.0  # how long the end of a run waits for the store to take the rest
-HURRIED_S = 10.0  # the same for a run that was told to leave
+LOCK_S = 10.0  # how long one sender waits for another
+VALUES, FILES = "values", "files"  # what is sent
+AT_ONCE = {RUNNING: 1, INTERRUPTED: 0}  # evaluations that are drawn before the journal is looked at again
 STATUS = {
     COMPLETED: "FINISHED",
     STOPPED: "FINISHED",
@@ -58,7 +71,7 @@ STATUS = {
 
 
 class Mirror:
-    """Makes one run of the store equal to one run folder, as far as it has got.
+    """Makes one run of the store equal to one run folder, as far as it has got. One sender at a time does.
 
     Args:
         may_write: asked before anything is sent; a replaced attempt's mirror must not send.
@@ -75,55 +88,87 @@ class Mirror:
         self._store: Store | None = None
         self._run_id = ""
         self._known: dict[str, int] = {}
-        self._reader = JournalReader(folder.journal)
+        self._readers = self._read_afresh()
         self._unsent: list[tuple[str, float, int, int]] = []  # metrics; never more than one entry beyond a request's
         self._tags: dict[str, str | None] = {}  # to be set, or (None) to be removed
         self._artifacts: list[str] = []
-        self._decisions: list[dict[str, Any]] = []
-        self._shown: str | None = None  # the status that the store shows
+        self._decisions: dict[tuple[int, str], dict[str, Any]] = {}  # by step and rule
+        self._told: dict[str, Any] | None = None  # the state that the store shows
+        self.sent: Counter[str] = Counter()
 
     def sync(self) -> None:
         """Send what is new. Raises what MLflow raises; then the next call begins with asking what has arrived."""
         if not self.may_write():
             return
-        try:
-            if self._store is None:
-                self._store, self._run_id = self.into or self._open()
-                self._known = self._store.last_steps(self._run_id)
-                self._reader = JournalReader(self.folder.journal)
-                self._unsent, self._tags, self._artifacts, self._decisions = [], {}, [], []
-            self._describe_data(self._store)
-            self._send_journal(self._store)
-            self._send_state(self._store)
-        except Exception:
-            self._store = None  # asked afresh: a request that got no answer may have been stored
-            raise
+        with self._sending() as store:
+            self._describe_data(store)
+            self._send_journal(store)
+            self._send_state(store)
+            self._send_pictures(store)
+
+    def siblings(self) -> dict[str, History]:
+        """What the runs of the sweep have reported, by signature; what this one has to say is sent first."""
+        with self._sending() as store:
+            self._send_journal(store)
+            return histories(store, self.folder.point().sweep or "", self.config.stopping.metric)
+
+    @contextmanager
+    def _sending(self) -> Iterator[Store]:
+        with FileLock(self.folder.path / ".mirror.lock", timeout=LOCK_S):
+            try:
+                self._store = self._store or self._open()
+                yield self._store
+            except Exception:
+                self._store = None  # asked afresh: a request that got no answer may have been stored
+                raise
+
+    def _read_afresh(self) -> tuple[JournalReader, ...]:
+        return JournalReader(self.folder.journal), JournalReader(self.folder.system)
 
     @functools.cached_property
     def config(self) -> Config:
         """Of the folder's run."""
         return self.folder.config()
 
-    def _open(self) -> tuple[Store, str]:
-        store = Store.open(self.config.tracking, self.outputs)
-        return store, self._find_or_create(store)
+    def _open(self) -> Store:
+        """The store, with what it knows of the run; the journal is read from its beginning."""
+        if self.into is not None:
+            store, self._run_id = self.into
+        else:
+            store = Store.open(self.config.tracking, self.outputs)
+            self._run_id = self._find_or_create(store)
+        status, self._known = store.progress(self._run_id)
+        told = self._remembered().get("state")
+        self._told = told if told and STATUS.get(told["status"], "RUNNING") == status else None
+        self._readers = self._read_afresh()
+        self._unsent, self._tags, self._artifacts, self._decisions = [], {}, [], {}
+        return store
+
+    def _remembered(self) -> dict[str, Any]:
+        """What the folder knows of its run in the store."""
+        tracked = self.folder.tracked or {}
+        return tracked if tracked.get("run_id") == self._run_id else {}
+
+    def _remember(self, **facts: Any) -> None:
+        earlier = {"run_id": self._run_id} | self._remembered()
+        write_json(self.folder.path / "tracking.json", earlier | facts)
 
     def _find_or_create(self, store: Store) -> str:
         """By the id that the folder remembers, else by signature: a kill in between makes no second one."""
         written = self.folder.tracked
-        known = written is not None and written["uri"] == store.uri and store.exists(written["run_id"])
+        known = written is not None and written.get("uri") == store.uri and store.exists(written["run_id"])
         described = (self.folder.path / "provenance.json").stat().st_mtime_ns  # written anew when a run starts afresh
-        if written is not None and known and written["described"] == described:
+        if written is not None and known and written.get("described") == described:
             return str(written["run_id"])
         signature = self.folder.path.name
         run_id = str(written["run_id"]) if written and known else store.find_run(signature)
-        run_id = run_id or self._create(store, signature)
+        run_id = run_id or self._create(store, signature, described // 1_000_000)
         self._describe(store, run_id)
         facts = {"uri": store.uri, "run_id": run_id, "described": described}
         write_json(self.folder.path / "tracking.json", facts)
         return run_id
 
-    def _create(self, store: Store, signature: str) -> str:
+    def _create(self, store: Store, signature: str, began_ms: int) -> str:
         point, source = self.folder.point(), self.folder.provenance()
         tags = {
             SIGNATURE: signature,
@@ -137,35 +182,37 @@ class Mirror:
         }
         parent = None
         if point.sweep:
-            tags[SWEEP] = point.sweep
+            tags |= {SWEEP: point.sweep, MEMBER + point.sweep: "true"}
             parent = store.sweep_run(point.sweep, self.config.question)
-        return store.create_run(point.label, tags, parent)
+        return store.create_run(point.label, tags, parent, began_ms)
 
     def _describe(self, store: Store, run_id: str) -> None:
-        params = {key: value for key, value, meta in schema.settings(self.config) if meta.identity}
+        params = with_a_say(schema.identity_dict(self.config))
         describe(store, run_id, self.folder, params, schema.to_dict(self.config))
 
     def _describe_data(self, store: Store) -> None:
         """Tie the dataset to the run, by its fingerprint, once."""
         info = self.folder.dataset_info()
-        tracked = self.folder.tracked or {}
-        if info is None or tracked.get("fingerprint") == info["fingerprint"]:
+        if info is None or self._remembered().get("fingerprint") == info["fingerprint"]:
             return
         store.log_dataset(self._run_id, info["name"], info["fingerprint"], info["folder"], json.dumps(info["counts"]))
         store.set_tags(self._run_id, {DATA_FINGERPRINT: info["fingerprint"]})
-        store.log_file(self._run_id, Path(info["folder"]) / "dataset.json", "data")
-        write_json(self.folder.path / "tracking.json", tracked | {"fingerprint": info["fingerprint"]})
+        self._send_file(store, Path(info["folder"]) / "dataset.json", "data")
+        self._remember(fingerprint=info["fingerprint"])
 
     def _send_journal(self, store: Store) -> None:
         """A request's worth at a time, however long the journal has grown while the store was away."""
         decided = len(self._decisions)
-        for entry in self._reader.new_entries():
+        for entry in itertools.chain.from_iterable(reader.new_entries() for reader in self._readers):
             self._take(entry)
             if len(self._unsent) >= MAX_METRICS:
                 self._send_metrics(store)
+                if self._unsent:
+                    return  # may not write
         self._send_metrics(store)
         if len(self._decisions) > decided and self.may_write():
-            store.log_text(self._run_id, json.dumps(self._decisions, indent=1), "stopping/decisions.json")
+            decisions = list(self._decisions.values())
+            store.log_text(self._run_id, json.dumps(decisions, indent=1), "stopping/decisions.json")
         while self._tags and self.may_write():
             key, value = next(iter(self._tags.items()))
             if value is None:
@@ -185,39 +232,57 @@ class Mirror:
         if "artifact" in entry:
             self._artifacts.append(entry["artifact"])
         if "decision" in entry:
-            self._decisions.append(entry["decision"])
+            self._decisions[entry["step"], entry["decision"]["rule"]] = entry["decision"]
 
     def _send_metrics(self, store: Store) -> None:
         while self._unsent and self.may_write():
-            store.log_metrics(self._run_id, self._unsent[:MAX_METRICS])
+            batch = self._unsent[:MAX_METRICS]
+            store.log_metrics(self._run_id, batch)
             del self._unsent[:MAX_METRICS]
+            self.sent[VALUES] += len(batch)
 
     def _send_artifacts(self, store: Store) -> None:
         """Files that the journal names, each once: which have arrived is written down."""
-        sent = (self.folder.tracked or {}).get("artifacts", [])
+        sent = self._remembered().get("artifacts", [])
         while self._artifacts and self.may_write():
             place = self._artifacts[0]
             if place not in sent:
-                store.log_file(self._run_id, self.folder.path / place, str(Path(place).parent))
+                self._send_file(store, self.folder.path / place, str(Path(place).parent))
                 sent = [*sent, place]
-                write_json(self.folder.path / "tracking.json", (self.folder.tracked or {}) | {"artifacts": sent})
+                self._remember(artifacts=sent)
             del self._artifacts[0]
+
+    def _send_pictures(self, store: Store) -> None:
+        """Of the files that have arrived, each once, and last: numbers do not wait for pictures."""
+        arrived, drawn = (self._remembered().get(key, []) for key in ("artifacts", "drawn"))
+        waiting = [place for place in arrived if place not in drawn]
+        for place in waiting[: AT_ONCE.get(self.folder.status)]:
+            for file in pictures.draw(self.folder, place):
+                self._send_file(store, file, file.parent.name)
+            drawn = [*drawn, place]
+            self._remember(drawn=drawn)
+
+    def _send_file(self, store: Store, file: Path, place: str | None) -> None:
+        store.log_file(self._run_id, file, place)
+        self.sent[FILES] += 1
 
     def _send_state(self, store: Store) -> None:
         """Status and reason; with a finished run its weights, pictures and log."""
         state = self.folder.state
-        if state is None or state.status == self._shown or self._unsent or not self.may_write():
+        if state is None or asdict(state) == self._told or self._unsent or not self.may_write():
             return
         if state.status in FINISHED:
             self._send_results(store)
-        status = STATUS.get(state.status)
         if state.detail:
             store.set_tags(self._run_id, {REASON: state.detail[:MAX_TAG]})
         else:
             store.delete_tag(self._run_id, REASON)  # an earlier attempt's
-        store.set_status(self._run_id, status or "RUNNING")
-        self._shown = state.status
-        write_json(self.folder.path / "tracking.json", (self.folder.tracked or {}) | {"told": state.status})
+        ended_ms = (self.folder.path / "state.json").stat().st_mtime_ns // 1_000_000
+        store.set_status(self._run_id, STATUS.get(state.status, "RUNNING"), ended_ms)
+        if self.into is None:
+            store.delete_empty_runs(self.folder.path.name, but=self._run_id)
+        self._told = asdict(state)
+        self._remember(state=self._told)
 
     def _send_results(self, store: Store) -> None:
         from hrm_lab.analysis.figures import draw_learning_curves  # only now: a training imports this module
@@ -232,7 +297,7 @@ class Mirror:
             (self.folder.log, None),
         ):
             if file.exists():
-                store.log_file(self._run_id, file, place)
+                self._send_file(store, file, place)
         if last.exists():
             store.set_tags(self._run_id, {WEIGHTS_HASH: weights_hash(last)})
         state = self.folder.state
@@ -255,20 +320,21 @@ def describe(
     store.log_text(run_id, freeze, "code/requirements.txt")
 
 
-def sync(folder: RunFolder) -> None:
-    """Bring the store up to what the folder holds, once. Raises what MLflow raises."""
-    if folder.config().tracking.enabled:
-        Mirror(folder).sync()
+def sync(folder: RunFolder) -> Counter[str]:
+    """Bring the store up to what the folder holds, once; how much of what it took. Raises what MLflow raises."""
+    mirror = Mirror(folder)
+    if mirror.config.tracking.enabled:
+        mirror.sync()
+    return mirror.sent
 
 
-def sync_or_warn(folder: RunFolder) -> bool:
-    """Like `sync`, for callers who have more important things to do than to fail over a server; whether it worked."""
+def sync_or_warn(folder: RunFolder) -> Counter[str] | None:
+    """Like `sync`, for callers who have more important things to do than to fail over a server; None if it failed."""
     try:
-        sync(folder)
+        return sync(folder)
     except Exception as error:
         log.warning("%s: the tracking store could not be told (%s)", folder.path, one_line(error))
-        return False
-    return True
+        return None
 
 
 def _description(config: Config, point: Point) -> str:

@@ -65,12 +65,19 @@ def checked_out(provenance: dict[str, Any], folder: Path) -> Iterator[Code]:
     """The logged code in a folder, for as long as it is needed.
 
     Raises:
-        CannotReproduce: when the commit is not known here, or the patch does not make the logged tree out of it.
+        CannotReproduce: when the commit is not known here, or the patch does not make the logged tree out of it, as
+            one from which a secret was taken cannot.
     """
     commit = str(provenance.get("commit", ""))
     if not commit:
         raise CannotReproduce(
             f"the run was made by an installed package, so no commit was logged with it\n  way out: {PRESENT}"
+        )
+    if provenance.get("masked"):
+        raise CannotReproduce(
+            f"the run's uncommitted changes to commit {commit[:12]} held what looked like a secret; *** was logged in "
+            "its place, so the code of the run cannot be made of them\n"
+            f"  way out: commit the changes without the secret and train again; {PRESENT}"
         )
     top = repository()
     if _git(top, "cat-file", "-e", f"{commit}^{{commit}}").returncode:

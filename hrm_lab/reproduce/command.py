@@ -14,22 +14,23 @@ from typing import Any
 
 from rich.console import Console
 
-from hrm_lab.config import TrackingConfig, unknown_key
+from hrm_lab.config import TrackingConfig, refuse_secret, unknown_key
 from hrm_lab.errors import CannotReproduce, ConfigError, UserError, one_line
 from hrm_lab.files import write_json
 from hrm_lab.launchers import SlurmLauncherConfig, check_slurm
-from hrm_lab.mirror import Mirror, describe
+from hrm_lab.mirror.folder import Mirror, describe
 from hrm_lab.reproduce import environment
 from hrm_lab.reproduce.child import train
 from hrm_lab.reproduce.code import REPOSITORY, Code, checked_out, present_code, repository
 from hrm_lab.reproduce.data import FILES, check_data
-from hrm_lab.reproduce.logged import Logged, changed_since, find, flat, new_keys, unknown_keys
+from hrm_lab.reproduce.logged import changed_since, new_keys, unknown_keys
 from hrm_lab.reproduce.place import Place, open_place
-from hrm_lab.reproduce.verdict import Verdict, Weights, compare, journal_values
+from hrm_lab.reproduce.verdict import Verdict, Weights, compare
 from hrm_lab.run_folder import FINISHED, INTERRUPTED, RunFolder
 from hrm_lab.sweep import preflight, single, snapshot
-from hrm_lab.tracking.provenance import source
-from hrm_lab.tracking.store import KIND, REASON, WEIGHTS_HASH, Store, tracking_uri
+from hrm_lab.tracking.logged import Logged, find, flat, journal_values, open_store
+from hrm_lab.tracking.provenance import differences, source
+from hrm_lab.tracking.store import KIND, REASON, WEIGHTS_HASH, Store
 from hrm_lab.weights import weights_hash
 
 log = logging.getLogger("hrm_lab")
@@ -112,7 +113,7 @@ def submit(request: Request, launcher: SlurmLauncherConfig) -> int:
 
 def _prepare(request: Request) -> tuple[Store, Logged, Place]:
     """Find the run, refuse what cannot be, and say what is known before anything is started."""
-    store = _open(request)
+    store = open_store(request.uri, request.outputs)
     logged = find(store, request.run)
     _check_settings(request.settings, logged.config)
     if not logged.values:
@@ -122,14 +123,6 @@ def _prepare(request: Request) -> tuple[Store, Logged, Place]:
         log.warning("the stored config was changed after the run: %s=%s, trained with %s", key, present, param)
     place = open_place(request.outputs, logged.record.run_id, logged.config_text, request.options())
     return store, logged, place
-
-
-def _open(request: Request) -> Store:
-    config, outputs = TrackingConfig(uri=request.uri), request.outputs
-    database = (outputs / "mlflow.db").resolve()
-    if tracking_uri(config, outputs) == f"sqlite:///{database}" and not database.exists():
-        raise CannotReproduce(f"{outputs}: there are no runs here\n  way out: --outputs FOLDER or --tracking-uri URI")
-    return Store.open(config, outputs)
 
 
 def _key(setting: str) -> str:
@@ -148,6 +141,7 @@ def _check_settings(settings: Sequence[str], config: Mapping[str, Any]) -> None:
             raise ConfigError(key, value, "is a group of settings, not a value", f"set {key}.KEY=VALUE")
         if key not in known:
             raise unknown_key(key, value, list(known))
+        refuse_secret(key, value)
 
 
 def _check_keys(request: Request, logged: Logged) -> None:
@@ -203,7 +197,7 @@ def _again(request: Request, store: Store, logged: Logged, place: Place, code: C
 
 
 def _compare_environment(logged: Logged, code: Code) -> list[tuple[str, str, str]]:
-    rows = environment.differences(logged.provenance, environment.present(code.python))
+    rows = differences(logged.provenance, environment.present(code.python))
     if rows:
         Console(stderr=True).print(environment.table(rows))
     else:

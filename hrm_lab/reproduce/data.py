@@ -11,7 +11,8 @@ from typing import Any
 from hrm_lab.errors import CannotReproduce
 from hrm_lab.reproduce.child import build_data
 from hrm_lab.reproduce.code import Code
-from hrm_lab.reproduce.logged import Logged, unknown_keys
+from hrm_lab.reproduce.logged import unknown_keys
+from hrm_lab.tracking.logged import Logged
 
 log = logging.getLogger("hrm_lab")
 FILES = ("data.train_csv", "data.test_csv")  # where a file lies here is no other recipe: its content is checked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import shutil
 import subprocess
 import sys
@@ -17,17 +16,13 @@ from typing import Any
 from rich.table import Table
 
 from hrm_lab.errors import CannotReproduce
-from hrm_lab.tracking.provenance import PACKAGE
+from hrm_lab.tracking.provenance import MACHINE, PACKAGE, packages
 
 log = logging.getLogger("hrm_lab")
-# The code comes from git, and what installs packages computes nothing.
-LEFT_OUT = re.compile(r"hrm[-_.]lab|pip|setuptools|wheel|editables")
-MACHINE = {"python": "Python", "platform": "platform", "cpu": "CPU", "gpu": "GPU"}
 LOOK = (
     "import json; from hrm_lab.tracking.provenance import collect; "
     "print(json.dumps({k: v for k, v in collect().to_dict().items() if k != 'diff'}))"
 )
-NOT_THERE = "-"
 
 
 def present(python: str) -> dict[str, Any]:
@@ -38,22 +33,10 @@ def present(python: str) -> dict[str, Any]:
     return facts
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, then, now) for all that is not the same; what was not logged then is left out."""
-    rows = [
-        (title, str(then[key]), str(now.get(key) or NOT_THERE))
-        for key, title in MACHINE.items()
-        if then.get(key) and then[key] != now.get(key)
-    ]
-    old, new = _packages(then), _packages(now)
-    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    return rows + [(name, old.get(name, NOT_THERE), new.get(name, NOT_THERE)) for name in names]
-
-
 def alike(facts: Mapping[str, Any]) -> str:
     """What was compared, for an environment that does not differ."""
     machine = [title for key, title in MACHINE.items() if facts.get(key)]
-    return f"the same {len(_packages(facts))} packages, {', '.join(machine)}"
+    return f"the same {len(packages(facts))} packages, {', '.join(machine)}"
 
 
 def table(rows: list[tuple[str, str, str]]) -> Table:
@@ -64,14 +47,6 @@ def table(rows: list[tuple[str, str, str]]) -> Table:
     return shown
 
 
-def _packages(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {_plain(name): version for name, version in facts["packages"].items() if not LEFT_OUT.fullmatch(name)}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def same_environment(then: Mapping[str, Any], outputs: Path) -> str:
     """The interpreter of a venv with the logged packages, built once and kept in OUTPUTS/environments.
 
@@ -80,7 +55,7 @@ def same_environment(then: Mapping[str, Any], outputs: Path) -> str:
     """
     version = ".".join(str(then["python"]).split(".")[:2])
     # +cpu and the like name a build of some index; the same version of whatever index pip knows is asked for.
-    wanted = "".join(f"{name}=={number.partition('+')[0]}\n" for name, number in sorted(_packages(then).items()))
+    wanted = "".join(f"{name}=={number.partition('+')[0]}\n" for name, number in sorted(packages(then).items()))
     key = hashlib.sha256(f"{version}\n{wanted}".encode()).hexdigest()[:16]
     place = outputs.resolve() / "environments" / key
     if (place / "requirements.txt").exists():

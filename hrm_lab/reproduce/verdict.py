@@ -6,11 +6,9 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from hrm_lab.reproduce.logged import CLOCK, Place, Values
-from hrm_lab.tracking.journal import read_journal
+from hrm_lab.tracking.logged import Place, Values
 
 IDENTICAL, DIFFERENT, DERIVED = "identical", "different", "derived"
 
@@ -111,16 +109,6 @@ class Verdict:
             "changes": list(self.changes),
             "notes": self.notes,
         }
-
-
-def journal_values(path: Path) -> Values:
-    """Every value of a journal, without those that depend on the clock."""
-    return {
-        (entry["step"], key): value
-        for entry in read_journal(path)
-        for key, value in entry.get("metrics", {}).items()
-        if not key.startswith(CLOCK)
-    }
 
 
 def compare(logged: Mapping[Place, float], now: Mapping[Place, float], until: int | None) -> Comparison:

@@ -1,44 +1,53 @@
-"""Stopping inside one run: the goal is reached, or the watched metric has not improved for long enough."""
+"""Patience: the watched metric has not improved for long enough."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from hrm_lab.config import StoppingConfig
+from hrm_lab.decision import Decision
+from hrm_lab.stopping.best import Best
 
 
 class Patience:
-    """Counts evaluations without improvement of one metric."""
+    """Counts evaluations in a row without improvement of one metric.
+
+    A metric that is missing decides nothing; a value that is no number is no improvement.
+    """
 
     def __init__(self, config: StoppingConfig) -> None:
         self.config = config
-        self.best: float | None = None
+        self.best = Best(config, config.min_delta)
         self.waited = 0
 
-    def update(self, step: int, metrics: Mapping[str, float]) -> str | None:
-        """Take one evaluation; the reason to stop, or None. A metric that is missing decides nothing."""
-        config, value = self.config, metrics.get(self.config.metric)
+    def update(self, step: int, values: Mapping[str, float]) -> Decision | None:
+        """Take one evaluation."""
+        config, value = self.config, values.get(self.config.metric)
         if value is None:
             return None
-        sign = 1.0 if config.mode == "max" else -1.0
-        if self.best is None or sign * (value - self.best) > config.min_delta:
-            self.best, self.waited = value, 0
-        else:
-            self.waited += 1
-        if config.goal is not None and sign * (value - config.goal) >= 0:
-            return f"goal reached at step {step}: {config.metric} = {value:.4g}, goal {config.goal:g}"
-        if config.patience is not None and self.waited >= config.patience:
-            return (
-                f"no improvement at step {step}: {config.metric} stayed at or worse than {self.best:.4g} "
-                f"for {self.waited} evaluations"
-            )
-        return None
+        self.waited = 0 if self.best.take(step, value) else self.waited + 1
+        if config.patience is None or self.waited < config.patience:
+            return None
+        evidence = {
+            "metric": config.metric,
+            "value": None if math.isnan(value) else value,
+            "best": self.best.value,
+            "best_step": self.best.step,
+            "min_delta": config.min_delta,
+            "waited": self.waited,
+            "threshold": config.patience,
+        }
+        best = "never a number" if self.best.value is None else f"{self.best.value:.4g} at step {self.best.step}"
+        reason = f"no improvement at step {step}: {config.metric} best {best}, not better for {self.waited} evaluations"
+        return Decision(step, "patience", True, reason, evidence)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next evaluation needs."""
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best.state_dict(), "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where a checkpoint left off."""
-        self.best, self.waited = state["best"], state["waited"]
+        self.best.load_state_dict(state["best"])
+        self.waited = state["waited"]

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from multiprocessing.connection import wait
@@ -22,6 +23,7 @@ from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import PeerLost, one_line
 from hrm_lab.manifest import load_manifest
 from hrm_lab.progress import PlainProgress
+from hrm_lab.redaction import redact
 from hrm_lab.run import Watch, close_dead_run, is_main_process, run
 from hrm_lab.run_folder import ENDED, FAILED, RunFolder
 from hrm_lab.sweep import slurm
@@ -108,7 +110,7 @@ def _train_point(submission: Submission, folder: RunFolder, watch: Watch) -> Exc
     except (Superseded, Busy, PeerLost) as error:
         log.warning("%s", error)
     except Exception as error:
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
         if is_main_process() and folder.status in ENDED:
             _count_failure(submission, folder, error)
         return error
@@ -205,7 +207,7 @@ def canary(submission: Submission) -> int:
     except Left:
         return UNFINISHED
     except Exception as error:
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), file=sys.stderr)
         _report_canary(submission, one_line(error))
         return SOME_FAILED
     if is_main_process():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+from hrm_lab.analysis.decisions import cut_by
 from hrm_lab.config import Config
+from hrm_lab.decision import Promotion
 from hrm_lab.errors import RunError
 from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, load_manifest
@@ -18,10 +21,10 @@ from hrm_lab.mirror.folder import sync_or_warn
 from hrm_lab.run import close_dead_run
 from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, PENDING, RUNNING, RunFolder
 from hrm_lab.sweep import cluster, local, slurm
-from hrm_lab.sweep.closing import close_sweep
+from hrm_lab.sweep.closing import CLOSED, close_sweep
 from hrm_lab.sweep.plan import decide
 from hrm_lab.sweep.standing import look, place
-from hrm_lab.sweep.status import Row, status
+from hrm_lab.sweep.status import Row, status, write_down
 from hrm_lab.sweep.submission import Submission, submitting
 
 log = logging.getLogger("hrm_lab")
@@ -92,10 +95,15 @@ def _wait_until_gone(jobs: list[str]) -> None:
         time.sleep(0.5)
 
 
-def resume(manifest: Manifest, dry_run: bool) -> None:
-    """Go on: release what is held, and submit what was cancelled, lost, timed out or never submitted; same code."""
+def resume(manifest: Manifest, dry_run: bool, promote: int = 0) -> None:
+    """Go on: release what is held, and submit what was cancelled, lost, timed out or never submitted; same code.
+
+    Args:
+        promote: how many of the points that a comparison with their siblings has stopped go on too, best first.
+    """
     with _planning(manifest):
         rows = status(manifest)
+        promoted = _promote(rows, promote, dry_run) if promote else []
         for path in _own_submissions(manifest, [row for row in rows if row.standing.is_held]):
             submission = Submission.load(path)
             if submission.note("held") is not None and not dry_run:
@@ -103,7 +111,7 @@ def resume(manifest: Manifest, dry_run: bool) -> None:
                 submission.drop_note("held")
                 slurm.release(submission.job_ids)
                 log.info("released what was held")
-        todo = [row for row in rows if decide(row.standing, row.entry.in_grid, rerun_failed=False).submits]
+        todo = [row for row in rows if decide(row.standing, row.entry.in_grid, rerun_failed=False).submits] + promoted
         codes = {path: _code_of(path) for path in {row.standing.submission for row in todo}}
         by_code: dict[Path | None, list[Row]] = {}
         for row in todo:
@@ -112,6 +120,24 @@ def resume(manifest: Manifest, dry_run: bool) -> None:
         for code, same in by_code.items():
             if not dry_run:
                 _send_again(manifest, same, code, rerun_failed=False)
+
+
+def _promote(rows: list[Row], count: int, dry_run: bool) -> list[Row]:
+    """Have the best of those that a comparison has stopped go on; the rows as they stand then."""
+    cut = [(row, decision) for row in rows if row.entry.in_grid and (decision := cut_by(row.folder)) is not None]
+    sign = -1 if cut and cut[0][0].folder.config().stopping.mode == "max" else 1
+    cut.sort(key=lambda pair: sign * pair[1].evidence["value"])
+    if len(cut) < count:
+        log.info("to be promoted: %d; stopped by a comparison with their siblings: %d", count, len(cut))
+    promoted = []
+    for rank, (row, decision) in enumerate(cut[:count], start=1):
+        metric, value = decision.evidence["metric"], decision.evidence["value"]
+        why = f"{metric} = {value:.4g} is number {rank} of {len(cut)} stopped points"
+        reason = f"promoted at step {decision.step}: {why}"
+        if not dry_run:
+            row.folder.promote(Promotion(decision.step, reason))
+        promoted.append(replace(row, standing=replace(row.standing, status=PENDING, detail=reason)))
+    return promoted
 
 
 def retry(manifest: Manifest, dry_run: bool) -> None:
@@ -152,7 +178,7 @@ def _send_again(manifest: Manifest, rows: list[Row], code: Path | None, rerun_fa
         config.paths.outputs = manifest.outputs
     if manifest.launcher == "local":
         settings = LocalLauncherConfig(**manifest.settings)
-        local.run_again(manifest, configs, dataclasses.replace(settings, rerun_failed=rerun_failed))
+        local.run_again(manifest, configs, replace(settings, rerun_failed=rerun_failed))
         return
     cluster.send(manifest, configs, list(configs), SlurmLauncherConfig(**manifest.settings), code)
 
@@ -197,11 +223,42 @@ def log_file(manifest: Manifest, label: str | None) -> Path:
     raise RunError(f"{manifest.name}: there is no log yet\n  way out: see `hrm-lab status {manifest.name}`")
 
 
-def sync(manifest: Manifest) -> None:
-    """Tell the tracking store all that the run folders hold."""
-    for _, folder in manifest.runs():
-        if folder.state is not None:
-            sync_or_warn(folder)
+def sync(word: str, outputs: Path, advance: Callable[[int, int], None]) -> tuple[Counter[str], int]:
+    """Tell the tracking store all that run folders hold. It may be done at any time, and as often as one likes.
+
+    Args:
+        word: a sweep, or one run, by its folder or its signature.
+        advance: called with how many runs of how many have been told.
+
+    Returns:
+        What the store took, and how many runs it could not be told of.
+    """
+    manifest, folders = _named(word, outputs)
+    try:
+        write_down(zip(folders, look(folders), strict=True))
+    except slurm.SlurmError as error:
+        log.warning("%s\nSLURM does not answer; these are the runs' own words", error)
+    begun = [folder for folder in folders if folder.status not in ("", PENDING)]
+    begun = [folder for folder in begun if (folder.path / "provenance.json").exists()]
+    took: Counter[str] = Counter(runs=len(begun))
+    failed = 0
+    for number, folder in enumerate(begun, 1):
+        sent = sync_or_warn(folder)
+        took += sent or Counter()
+        failed += sent is None
+        advance(number, len(begun))
+    is_over = manifest is not None and all(folder.status in ENDED for _, folder in manifest.grid())
+    if manifest is not None and is_over and not failed and not (manifest.folder / CLOSED).exists():
+        close_sweep(manifest, "FINISHED")
+    return took, failed
+
+
+def _named(word: str, outputs: Path) -> tuple[Manifest | None, list[RunFolder]]:
+    for path in (Path(word), outputs / "runs" / word):
+        if (path / "config.json").exists():
+            return None, [RunFolder(path.resolve())]
+    manifest = load_manifest(outputs, word)
+    return manifest, [folder for _, folder in manifest.runs()]
 
 
 def sweeps(outputs: Path) -> list[tuple[Manifest, Counter[str]]]:

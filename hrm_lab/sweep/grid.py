@@ -22,19 +22,26 @@ from hrm_lab.config import Config
 from hrm_lab.errors import ConfigError
 
 
-def expand(params: Mapping[str, Any] | None, arguments: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
+def expand(
+    params: Mapping[str, Any] | None, arguments: Sequence[str], loader: ConfigLoader | None = None
+) -> list[list[str]]:
     """The points of a grid, each as a list of overrides: the product of every swept key, the last one moving fastest.
 
     Args:
         params: `hydra.sweeper.params` of the experiment; the command line's arguments take their place key by key.
         arguments: overrides of the command line.
+        loader: needed for glob(...) only.
 
     Raises:
         ConfigError: for a sweep over an interval, which has no points.
     """
     texts = [f"{key}={value}" for key, value in (params or {}).items()] + list(arguments)
     choices: dict[str, list[str]] = {}
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(texts):
+    try:
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(texts)
+    except PARSE_ERRORS as error:
+        raise explain(error, texts) from error
+    for override in parsed:
         key = override.get_key_element()
         if not override.is_sweep_override():
             choices[key] = [f"{key}={override.get_value_element_as_str()}"]

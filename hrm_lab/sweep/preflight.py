@@ -14,6 +14,7 @@ from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, SlurmLauncherConfig
 from hrm_lab.sweep import slurm
 from hrm_lab.sweep.slurm import Partition
+from hrm_lab.tracking import access
 from hrm_lab.tracking.store import refuse_silent_server, tracking_uri
 
 GIB = 2**30
@@ -69,13 +70,14 @@ def _tracking(config: TrackingConfig, outputs: Path) -> Iterator[UserError]:
     if not config.enabled:
         return
     uri = tracking_uri(config, outputs)
-    way_out = "`make server` on a machine that the nodes reach, tracking.uri=http://MACHINE:5000; or tracking=none"
+    way_out = "`make server HOST=ADDRESS`, one that the nodes reach; tracking.uri=http://ADDRESS:5000; or tracking=none"
     if not uri.startswith("http"):
         yield ConfigError("tracking.uri", uri, "jobs on several nodes cannot share a file", way_out)
-    elif re.fullmatch(r"localhost|127\..*|::1|\[::1\]", urlsplit(uri).hostname or ""):
+    elif access.is_loopback(urlsplit(uri).hostname or ""):
         yield ConfigError("tracking.uri", uri, "is another machine on every node", way_out)
     else:
         refuse_silent_server(config)
+        yield from access.problems(config, uri)
 
 
 def _writable(outputs: Path) -> Iterator[UserError]:

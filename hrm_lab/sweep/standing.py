@@ -18,7 +18,6 @@ from hrm_lab.run_folder import (
     CANCELLED,
     ENDED,
     FAILED,
-    INTERRUPTED,
     LOST,
     PENDING,
     PREEMPTED,
@@ -78,7 +77,7 @@ def look(folders: Sequence[RunFolder]) -> list[Standing]:
         # Read after SLURM was asked: a run that ended in between has said so by now.
         attempts, state = tuple(folder.attempts.all()), folder.state
         if at is None:
-            standings.append(_local(folder, state, attempts))
+            standings.append(_local(folder, attempts))
         elif job is None and not (state and state.status in ENDED):
             words = "not submitted yet; `hrm-lab resume` submits it"
             standings.append(Standing(PENDING, words, attempts=attempts, submission=at[0]))
@@ -157,17 +156,11 @@ def _from_memory(ended: Ended, said: str, job: str | None, attempts: tuple[Attem
     return standing(LOST, said or f"its job ended without a word (SLURM says {ended.state})")
 
 
-def _local(folder: RunFolder, state: State | None, attempts: tuple[Attempt, ...]) -> Standing:
-    """A run without SLURM: what it says, unless it says that it runs and nobody does."""
-    alive = folder.attempts.is_alive()
-    if state is None:
-        return Standing(RUNNING if alive else PENDING, "", is_active=alive)
-    if alive and state.status not in ENDED:
-        return Standing(RUNNING, "", None, _node(attempts), is_active=True, attempts=attempts)
-    if state.status == RUNNING:
-        return Standing(LOST, "its process is gone; `hrm-lab resume` goes on", attempts=attempts)
-    status = PREEMPTED if state.status == INTERRUPTED else state.status
-    return Standing(status, state.detail, None, _node(attempts), attempts=attempts)
+def _local(folder: RunFolder, attempts: tuple[Attempt, ...]) -> Standing:
+    """A run without SLURM: what its files tell."""
+    state = folder.true_state()
+    is_active = state.status == RUNNING
+    return Standing(state.status, state.detail, None, _node(attempts), is_active=is_active, attempts=attempts)
 
 
 def place(folder: RunFolder) -> tuple[Path, int] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 from rich import box
 from rich.table import Table
@@ -64,25 +64,31 @@ def status(manifest: Manifest) -> list[Row]:
 
 
 def _close(points: Sequence[tuple[RunFolder, Standing]]) -> None:
-    """Write down what was found out where a run itself still says something else, and see that MLflow knows.
+    """Write down the ends of dead runs, and see that MLflow knows every end.
 
     A store that is slow or away must not keep anybody from an answer: what it has not got is sent by the next look.
     """
+    write_down(points)
     untold = []
+    for folder, standing in points:
+        state, tracked = folder.state, folder.tracked
+        if state and tracked and not standing.is_active and tracked.get("state") != asdict(state):
+            untold.append(folder)
+    deadline = time.monotonic() + TELLING_S
+    for folder in untold:
+        is_mirrored = folder.attempts.is_alive()
+        if time.monotonic() > deadline or not (is_mirrored or sync_or_warn(folder) is not None):
+            return
+
+
+def write_down(points: Iterable[tuple[RunFolder, Standing]]) -> None:
+    """Write down what was found out where a run itself still says something else."""
     for folder, standing in points:
         state = folder.state
         if standing.is_active or state is None:
             continue
         if standing.status in (LOST, TIMEOUT, CANCELLED, FAILED) and state.status != standing.status:
-            state = end_dead_run(folder, standing.status, standing.detail)
-        tracked = folder.tracked
-        if tracked and tracked.get("told") != state.status:
-            untold.append(folder)
-    deadline = time.monotonic() + TELLING_S
-    for folder in untold:
-        is_mirrored = folder.attempts.is_alive()
-        if time.monotonic() > deadline or not (is_mirrored or sync_or_warn(folder)):
-            return
+            end_dead_run(folder, standing.status, standing.detail)
 
 
 def _progress(folder: RunFolder, standing: Standing) -> Progress:

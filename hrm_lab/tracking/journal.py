@@ -18,27 +18,31 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hrm_lab.decision import Decision
+from hrm_lab.decision import PROMOTION, Decision
 from hrm_lab.errors import RunError
-from hrm_lab.files import fsync, write_arrays
+from hrm_lab.files import fsync, write_arrays, write_json
+from hrm_lab.redaction import redacted
 from hrm_lab.training.protocols import Viewer
 
 log = logging.getLogger(__name__)
-STOPPING_REASON = "stopping.reason"  # the tag that says why a run ended before its last epoch
+# The tags that say why a run ended before its last epoch, by which rule, and at which rung of asha.
+STOPPING_REASON, STOPPING_RULE, STOPPING_RUNG = "stopping.reason", "stopping.rule", "stopping.rung"
+CLOCK = ("perf/", "system/")  # metrics that depend on the clock and the machine
+Measured = dict[tuple[int, str], tuple[int, float]]  # step and metric -> milliseconds and value
 
 
 class Journal:
     """The run's own record: a line of JSON for every call.
 
-    What lies beyond a checkpoint is dropped when a run goes on, and comes again. It comes with the stamps it had: a
-    store takes a value that has the same key, step and stamp for the same one, even if it meets the second on its way
-    to the first.
+    What lies beyond a checkpoint is dropped when a run goes on, and comes again. It comes with the stamps it had, and
+    what depends on the clock with the values it had: a store takes metrics that agree in key, step, stamp and value
+    for one, so it does no harm if the first are still on their way when the second are sent.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: FileIO | None = None
-        self._stamps: dict[int, int] = {}  # of the steps that come again
+        self._dropped: Measured = {}  # comes again
 
     def begin(self, step: int, total_steps: int, high_water: int | None = None) -> None:
         """Open for appending, and drop what is to come again: all that lies beyond a checkpoint's high water.
@@ -47,15 +51,15 @@ class Journal:
             step, total_steps: where training begins, and where it ends.
             high_water: bytes of the journal that the checkpoint knows of; None to begin afresh.
         """
-        written = self.path.read_bytes() if high_water and self.path.exists() else b""
-        kept = written[:high_water]
+        written = self.path.read_bytes() if self.path.exists() else b""
+        kept = written[: high_water or 0]
         if len(kept) < (high_water or 0):
             log.warning("%s is shorter than its checkpoint says: some of its values are lost", self.path)
             kept = kept[: kept.rfind(b"\n") + 1]
-        self._stamps = _stamps(written[len(kept) :])
         begin = json.dumps({"begin": step, "total_steps": total_steps}) + "\n"
         temporary = self.path.with_suffix(".tmp")
         try:
+            self._dropped = self._put_aside(written[len(kept) :], step)
             temporary.write_bytes(kept + begin.encode())
             fsync(temporary)
             # A new file under the old name: whoever follows the journal sees that it was cut, and begins again.
@@ -66,16 +70,34 @@ class Journal:
         fsync(self.path.parent)
         self._file = FileIO(self.path, "ab")
 
+    def _put_aside(self, lines: bytes, step: int) -> Measured:
+        """What will come again after a step; kept in a file, because the run may be killed before all of it has."""
+        aside = self.path.with_suffix(".dropped.json")
+        earlier = json.loads(aside.read_text())["metrics"] if aside.exists() else []
+        measured = {(at, key): (ms, value) for at, key, ms, value in earlier} | _measured(lines)
+        dropped = {place: value for place, value in measured.items() if place[0] > step}
+        if dropped or earlier:
+            write_json(aside, {"metrics": [[*place, *value] for place, value in dropped.items()]})
+        return dropped
+
     def append(self, step: int, **facts: Any) -> None:
         """One line, with the time in milliseconds."""
         assert self._file is not None, "begin() comes first"
-        stamp = self._stamps.get(step) or int(time.time() * 1000)
-        line = json.dumps({"step": step, "ms": stamp, **facts}) + "\n"
+        stamp = int(time.time() * 1000)
+        if self._dropped and "metrics" in facts:
+            stamp, facts["metrics"] = self._as_before(step, stamp, facts["metrics"])
+        line = json.dumps({"step": step, "ms": stamp, **redacted(facts)}) + "\n"
         try:
             if self._file.write(line.encode()) != len(line):  # the torn line is cut off when the run goes on
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _as_before(self, step: int, stamp: int, metrics: Mapping[str, float]) -> tuple[int, dict[str, float]]:
+        before = {key: self._dropped.pop((step, key)) for key in metrics if (step, key) in self._dropped}
+        stamps = [ms for ms, _ in before.values()]
+        clock = {key: value for key, (_, value) in before.items() if key.startswith(CLOCK)}
+        return (stamps[0] if stamps else stamp), {**metrics, **clock}
 
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(
@@ -99,10 +121,14 @@ class Journal:
             self._file.close()
 
 
-def _stamps(lines: bytes) -> dict[int, int]:
-    """Stamps by step. The last line may be torn."""
+def _measured(lines: bytes) -> Measured:
+    """All metrics of some lines, of which the last may be torn."""
     entries = [json.loads(line) for line in lines.split(b"\n")[:-1]]
-    return {entry["step"]: entry["ms"] for entry in entries if "step" in entry}
+    return {
+        (entry["step"], key): (entry["ms"], value)
+        for entry in entries
+        for key, value in entry.get("metrics", {}).items()
+    }
 
 
 class JournalReader:
@@ -162,9 +188,8 @@ class JournalRecorder:
         self.journal.append(step, artifact=place)
 
     def decision(self, decision: Decision) -> None:
-        """Append; why the run stops is a tag too."""
-        tags = {"tags": {STOPPING_REASON: decision.reason}} if decision.stops else {}
-        self.journal.append(decision.step, decision=decision.to_dict(), **tags)
+        """Append; why the run stops is told in tags too, which a promotion takes away."""
+        self.journal.append(decision.step, decision=decision.to_dict(), **_tags(decision))
 
     def tick(self, step: int) -> None:
         """Only to be looked at."""
@@ -177,6 +202,15 @@ class JournalRecorder:
     def sync(self) -> None:
         """Wait until the disk has the journal."""
         self.journal.sync()
+
+
+def _tags(decision: Decision) -> dict[str, dict[str, str | None]]:
+    if decision.rule == PROMOTION:
+        return {"tags": dict.fromkeys((STOPPING_REASON, STOPPING_RULE, STOPPING_RUNG))}
+    if not decision.stops:
+        return {}
+    rung = {STOPPING_RUNG: str(decision.evidence["rung"])} if "rung" in decision.evidence else {}
+    return {"tags": {STOPPING_REASON: decision.reason, STOPPING_RULE: decision.rule, **rung}}
 
 
 TAIL_BYTES = 8192

@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from hrm_lab.redaction import redact
+
+log = logging.getLogger("hrm_lab")
 PACKAGE = Path(__file__).parents[1]
+# The code comes from git, and what installs packages computes nothing.
+LEFT_OUT = re.compile(r"hrm[-_.]lab|pip|setuptools|wheel|editables")
+MACHINE = {"python": "Python", "platform": "platform", "cpu": "CPU", "gpu": "GPU"}
+NOT_THERE = "-"
 SOURCE_FILE = "source.json"  # in the root of a snapshot, which is no git checkout itself
 
 
@@ -27,6 +37,7 @@ class Source:
     branch: str = ""
     tree: str = ""  # git's hash of all files: the same for the same code
     diff: str = ""
+    masked: bool = False  # whether secrets were taken out of the patch, which so does not make the tree any more
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Provenance:
     cpu: str = ""
     gpu: str = ""
     world_size: int = 1  # data-parallel processes
+    masked: bool = False  # as of Source
 
     @property
     def dirty(self) -> bool:
@@ -95,14 +107,25 @@ def source() -> Source:
     """Of this package. Looked at once; a process runs one version of the code."""
     written = PACKAGE.parent / SOURCE_FILE
     if written.exists():
-        return Source(**json.loads(written.read_text()))
+        return _without_secrets(Source(**json.loads(written.read_text())))
     if git("rev-parse", "--is-inside-work-tree") != "true" or not git("ls-files", "--", "__init__.py"):
         return Source()
     commit = git("rev-parse", "HEAD")
     with tempfile.TemporaryDirectory() as scratch:
         tree, variables = tree_of_worktree(Path(scratch))
         diff = git("diff", "--binary", commit, tree, variables=variables)
-    return Source(commit, git("rev-parse", "--abbrev-ref", "HEAD"), tree, diff)
+    return _without_secrets(Source(commit, git("rev-parse", "--abbrev-ref", "HEAD"), tree, diff))
+
+
+def _without_secrets(code: Source) -> Source:
+    """A key that lies in the checkout is no part of what may be logged."""
+    diff = redact(code.diff)
+    if diff != code.diff:
+        log.warning(
+            "the uncommitted changes hold what looks like a secret: they are logged without it, and so the run "
+            "cannot be reproduced\n  way out: keep it in a file that git ignores"
+        )
+    return replace(code, diff=diff, masked=code.masked or diff != code.diff)
 
 
 def tree_of_worktree(scratch: Path) -> tuple[str, dict[str, str]]:
@@ -138,3 +161,24 @@ def git(*arguments: str, variables: dict[str, str] | None = None, folder: Path =
         return ""
     # Decoded here: subprocess would make one line end of \r\n and \n, and no patch of such a file would fit any more.
     return done.stdout.decode(errors="replace").strip("\n")
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, then, now) for all that is not the same; what was not logged then is left out."""
+    rows = [
+        (title, str(then[key]), str(now.get(key) or NOT_THERE))
+        for key, title in MACHINE.items()
+        if then.get(key) and then[key] != now.get(key)
+    ]
+    old, new = packages(then), packages(now)
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    return rows + [(name, old.get(name, NOT_THERE), new.get(name, NOT_THERE)) for name in names]
+
+
+def packages(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Versions by name, in the one spelling that pip takes all others for; without those that compute nothing."""
+    return {_plain(name): version for name, version in facts["packages"].items() if not LEFT_OUT.fullmatch(name)}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

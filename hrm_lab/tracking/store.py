@@ -10,9 +10,8 @@ import logging
 import os
 import re
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,21 +22,26 @@ from filelock import FileLock
 
 from hrm_lab.config import TrackingConfig
 from hrm_lab.errors import UserError
+from hrm_lab.redaction import redact, redacted
+from hrm_lab.tracking.access import CREDENTIALS, PROBE_S, refuse_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits per request
 MAX_RUN_IDS = 200  # in one query
-PROBE_S = 5.0
+MAX_HISTORIES, MAX_HISTORY = 100, 25_000  # runs and values that MLflow gives the histories of at once
 CLIENT = {
-    # By itself it would try for four minutes; nobody here waits that long, and what failed is sent again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # By itself it would try for four minutes, and send a POST again that may have been carried out. Whoever needs an
+    # answer asks what has arrived, and then again.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
+MEMBER = "hrm_lab.in."  # followed by a sweep's name: a run has this tag for every sweep that it is a point of
 REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
 DATA_FINGERPRINT, WEIGHTS_HASH = "hrm_lab.data_fingerprint", "hrm_lab.weights_hash"
 FOUND_AT_MOST = 20  # runs that one word names
@@ -57,8 +61,18 @@ class RunRecord:
 
 
 def tracking_uri(config: TrackingConfig, outputs: Path) -> str:
-    """The configured URI, else that of a SQLite file in `outputs`."""
-    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(outputs / 'mlflow.db').resolve()}"
+    """The configured URI, else that of a SQLite file in `outputs`.
+
+    Raises:
+        ConfigError: when there is a password in it.
+    """
+    return _configured_uri(config) or f"sqlite:///{(outputs / 'mlflow.db').resolve()}"
+
+
+def _configured_uri(config: TrackingConfig) -> str:
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
+    refuse_password("tracking.uri", uri, f"{CREDENTIALS}; for a database PGPASSWORD or ~/.pgpass")
+    return uri
 
 
 class Store:
@@ -71,8 +85,7 @@ class Store:
     def open(cls, config: TrackingConfig, outputs: Path) -> Store:
         """Connect, making the database and the experiment where they are missing.
 
-        Under a lock: processes that open a fresh SQLite file at once destroy each other's migration, and concurrent
-        first uses of an experiment's name drop runs into the default experiment.
+        A SQLite file under a lock: processes that open a fresh one at once destroy each other's migration.
 
         Raises:
             UserError: when the store cannot be reached.
@@ -88,15 +101,24 @@ class Store:
 
         # An embedded store has no server that could keep artifacts, so they lie beside it.
         artifacts = (outputs / "artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
+        # Nobody waits in a queue for a server that hangs.
+        lock = nullcontext() if uri.startswith("http") else FileLock(outputs / ".tracking.lock")
         try:
-            with FileLock(outputs / ".tracking.lock"):
+            with lock:
                 client = MlflowClient(tracking_uri=uri)  # makes and migrates a SQLite file
                 experiment = client.get_experiment_by_name(config.experiment)
                 if experiment is not None:
                     return cls(client, uri, experiment.experiment_id)
                 # The kind makes the UI open on the table of runs and not on its pages for language models.
                 kind = {"mlflow.experimentKind": "custom_model_development"}
-                return cls(client, uri, client.create_experiment(config.experiment, artifacts, kind))
+                try:
+                    return cls(client, uri, client.create_experiment(config.experiment, artifacts, kind))
+                except MlflowException:
+                    # Another process may have been first.
+                    experiment = client.get_experiment_by_name(config.experiment)
+                    if experiment is None:
+                        raise
+                    return cls(client, uri, experiment.experiment_id)
         except MlflowException as error:
             raise UserError(
                 f"tracking.uri={uri}: cannot be used: {error}\n"
@@ -123,10 +145,19 @@ class Store:
         return self._create_run(name, tags)
 
     def find_run(self, signature: str) -> str:
-        """The id of a signature's run; empty where there is none."""
+        """The id of a signature's run, an empty one only where there is no other; empty where there is none."""
+        found = self._runs_of(signature)
+        return str(max(found, key=lambda run: len(run.data.params)).info.run_id) if found else ""
+
+    def delete_empty_runs(self, signature: str, but: str) -> None:
+        """Delete runs of a signature that nobody has described: requests for a run that got no answer made them."""
+        for run in self._runs_of(signature):
+            if run.info.run_id != but and not run.data.params and not run.data.metrics:
+                self.client.delete_run(run.info.run_id)
+
+    def _runs_of(self, signature: str) -> list[Run]:
         query = f"tags.`{SIGNATURE}` = '{signature}'"
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
-        return str(found[0].info.run_id) if found else ""
+        return list(self.client.search_runs([self.experiment_id], query, max_results=FOUND_AT_MOST))
 
     def find(self, word: str) -> list[RunRecord]:
         """Runs of any experiment that a word names: by id, else by signature, else by name."""
@@ -161,14 +192,18 @@ class Store:
         """The same store, for new runs of another experiment."""
         return Store(self.client, self.uri, experiment_id)
 
-    def create_run(self, name: str, tags: Mapping[str, str], parent: str | None) -> str:
-        """Make the run of one signature; as a child of `parent` if there is one."""
-        family = {"mlflow.parentRunId": parent} if parent else {}
-        return self._create_run(name, {KIND: "run", **tags, **family})
+    def create_run(self, name: str, tags: Mapping[str, str], parent: str | None, began_ms: int | None = None) -> str:
+        """Make the run of one signature; as a child of `parent` if there is one.
 
-    def _create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        Args:
+            began_ms: since 1970; None = now.
+        """
+        family = {"mlflow.parentRunId": parent} if parent else {}
+        return self._create_run(name, {KIND: "run", **tags, **family}, began_ms)
+
+    def _create_run(self, name: str, tags: Mapping[str, str], began_ms: int | None = None) -> str:
         user = {"mlflow.user": os.environ.get("USER", "unknown"), "mlflow.source.type": "LOCAL"}
-        run = self.client.create_run(self.experiment_id, run_name=name, tags={**user, **tags})
+        run = self.client.create_run(self.experiment_id, began_ms, redacted({**user, **tags}), redact(name))
         return str(run.info.run_id)
 
     def exists(self, run_id: str) -> bool:
@@ -177,7 +212,9 @@ class Store:
 
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise  # no answer is no "no"
             return False
 
     def runs(self, run_ids: Iterable[str]) -> list[RunRecord]:
@@ -201,6 +238,47 @@ class Store:
             keys = self.client.get_run(run_id).data.metrics
             return {(step, key): value for key in keys for step, value in self.history(run_id, key)}
 
+    def members(self, sweep: str) -> list[RunRecord]:
+        """Every run that is a point of a sweep."""
+        query, found, page = f"tags.`{MEMBER}{sweep}` = 'true'", list[RunRecord](), None
+        while True:
+            answer = self.client.search_runs([self.experiment_id], query, page_token=page)
+            found += [_record(run) for run in answer]
+            page = answer.token
+            if not page:
+                return found
+
+    def join(self, sweep: str, run_ids: Iterable[str]) -> None:
+        """Tell these runs, as far as they are here, that they are points of a sweep."""
+        for record in self.runs(run_ids):
+            if MEMBER + sweep not in record.tags:
+                self.set_tags(record.run_id, {MEMBER + sweep: "true"})
+
+    def histories_of(self, run_ids: Sequence[str], key: str) -> dict[str, dict[int, float]]:
+        """One metric of many runs, {step: value} by run id: what MLflow's UI asks for, a hundred runs at a time."""
+        found: dict[str, dict[int, float]] = {}
+        for start in range(0, len(run_ids), MAX_HISTORIES):
+            for point in self._bulk(run_ids[start : start + MAX_HISTORIES], key):
+                found.setdefault(point["run_id"], {})[point["step"]] = float(point["value"])
+        return found
+
+    def _bulk(self, run_ids: Sequence[str], key: str) -> list[dict[str, Any]]:
+        store = self.client._tracking_client.store  # the client offers one run at a time only
+        if self.uri.startswith("http"):
+            from mlflow.utils.rest_utils import http_request
+
+            asked = {"run_id": run_ids, "metric_key": key, "max_results": MAX_HISTORY}
+            place = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+            answer = http_request(store.get_host_creds(), place, "GET", params=asked)  # type: ignore[no-untyped-call]
+            answer.raise_for_status()
+            points: list[dict[str, Any]] = answer.json()["metrics"]
+        else:
+            points = [point.to_dict() for point in store.get_metric_history_bulk(run_ids, key, MAX_HISTORY)]
+        if len(points) < MAX_HISTORY or len(run_ids) == 1:
+            return points
+        half = len(run_ids) // 2
+        return self._bulk(run_ids[:half], key) + self._bulk(run_ids[half:], key)
+
     def download(self, run_id: str, path: str, folder: Path) -> Path | None:
         """An artifact, copied into a folder; None where the run has none of that name."""
         from mlflow.exceptions import MlflowException
@@ -216,10 +294,11 @@ class Store:
             file = self.download(run_id, path, Path(folder))
             return file.read_text() if file is not None else None
 
-    def last_steps(self, run_id: str) -> dict[str, int]:
-        """The highest step that the store holds of every metric: whatever comes again up to there is known."""
-        keys = self.client.get_run(run_id).data.metrics
-        return {key: max(point.step for point in self.client.get_metric_history(run_id, key)) for key in keys}
+    def progress(self, run_id: str) -> tuple[str, dict[str, int]]:
+        """Status, and the highest step that the store holds of every metric: what comes again up to there is known."""
+        run = self.client.get_run(run_id)
+        # The values alone lack their steps. MLflow keeps the point of the highest step as a metric's last one.
+        return run.info.status, {metric.key: metric.step for metric in run.data.to_proto().metrics}
 
     def log_metrics(self, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
         """Send up to MAX_METRICS points (key, value, milliseconds, step) in one request: stored whole or not at all."""
@@ -232,7 +311,7 @@ class Store:
         from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
-        new = [Param(key, str(value)) for key, value in params.items() if key not in known]
+        new = [Param(key, redact(str(value))) for key, value in params.items() if key not in known]
         for start in range(0, len(new), MAX_PARAMS):
             self.client.log_batch(run_id, params=new[start : start + MAX_PARAMS])
 
@@ -241,13 +320,13 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         # MLflow keeps 36 characters of a digest; the whole fingerprint is in the run's dataset.json.
-        dataset = Dataset(name, fingerprint[:36], "local", source, profile=profile)
+        dataset = Dataset(name, fingerprint[:36], "local", redact(source), profile=redact(profile))
         context = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, [context])])
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         """Store a text as an artifact."""
-        self.client.log_text(run_id, text, path)
+        self.client.log_text(run_id, redact(text), path)
 
     def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
         """Store a file as an artifact."""
@@ -256,19 +335,19 @@ class Store:
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, replacing older values."""
         for key, value in tags.items():
-            self.client.set_tag(run_id, key, value)
+            self.client.set_tag(run_id, key, redact(value))
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Remove a tag if it is there."""
         if key in self.client.get_run(run_id).data.tags:
             self.client.delete_tag(run_id, key)
 
-    def set_status(self, run_id: str, status: str) -> None:
-        """RUNNING, FINISHED, FAILED or KILLED, with the time of the end where it is one."""
+    def set_status(self, run_id: str, status: str, ended_ms: int | None = None) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED, with the time of the end (None = now) where it is one."""
         if status == "RUNNING":
             self.client.update_run(run_id, status=status)
         else:
-            self.client.set_terminated(run_id, status=status, end_time=int(time.time() * 1000))
+            self.client.set_terminated(run_id, status=status, end_time=ended_ms)
 
 
 def refuse_silent_server(config: TrackingConfig) -> None:
@@ -277,11 +356,12 @@ def refuse_silent_server(config: TrackingConfig) -> None:
     Raises:
         UserError: naming the address and the way out.
     """
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
-    if not config.enabled or not uri.startswith("http"):
+    if not config.enabled or not (uri := _configured_uri(config)).startswith("http"):
         return
     try:
         requests.get(f"{uri.rstrip('/')}/health", timeout=PROBE_S)
+    except requests.exceptions.SSLError:
+        return  # somebody answers; whether this shell trusts the certificate is for MLflow's own settings to say
     except requests.RequestException as error:
         raise UserError(
             f"tracking.uri={uri}: no server answers ({type(error).__name__})\n"

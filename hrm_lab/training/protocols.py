@@ -133,6 +133,9 @@ class Stopper(Protocol):
             values: of this evaluation, the last logged ones of training, and perf/wall_s, perf/gpu_s.
         """
 
+    def revive(self, step: int) -> Decision | None:
+        """The decision that a run which was stopped at `step` goes on after all; None leaves it stopped."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrm_lab.config import Config, check_steps, check_world_size
+from hrm_lab.config import Config, check_metric, check_steps, check_world_size
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.decision import Decision
@@ -35,14 +35,12 @@ from hrm_lab.optim.adam_atan2 import build_adam_atan2
 from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
 from hrm_lab.training.batches import Batches
-from hrm_lab.training.checkpoint import Checkpoints, Rows
+from hrm_lab.training.checkpoint import Checkpoints, Rows, newest_step
 from hrm_lab.training.distributed import Agreement, Ranks
-from hrm_lab.training.evaluation import evaluate
+from hrm_lab.training.divergence import Damage, Vitals, pulse
+from hrm_lab.training.evaluation import Evaluation, evaluate
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
-
-
-class TrainingDiverged(RunError):
-    """The loss is no number any more."""
+from hrm_lab.training.throughput import Throughput
 
 
 @dataclass
@@ -106,6 +104,7 @@ class Trainer:
         training = config.training
         check_steps(dataset.train.num_groups, training)
         check_world_size(training, ranks.world_size)
+        check_metric(config.stopping, dataset.test)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
         self.control, self.agreement = control, Agreement(ranks)
         self._cpu_group = ranks.new_cpu_group()
@@ -127,6 +126,8 @@ class Trainer:
         self.model = model.to(ranks.device)
         self.optimizer = build_adam_atan2(self.model.parameters(), config.optim, ranks.device)
         self.token_loss = TOKEN_LOSSES[config.model.loss_type]
+        self.throughput = Throughput(config, info.seq_len, ranks)
+        self.vitals = Vitals(self.model, ranks.device)
 
         # All that changes from step to step, and so all that a checkpoint holds besides weights and optimizer.
         self.step = 0
@@ -161,6 +162,7 @@ class Trainer:
             self._resume()
             outcome = self._fit(last_step)
             self.agreement.close()
+            self._refuse_damage()
             self.checkpoints.wait()
             if self._save_is_due:
                 self.save()
@@ -176,8 +178,12 @@ class Trainer:
         last_step = self.sampler.total_steps if last_step is None else last_step
         if self.ranks.is_main:
             self.recorder.start(self.step, self.sampler.total_steps, self._high_water)
+        if self.stopped is not None:
+            self._revive()
         if self.step == 0 and training.eval_first:
-            self._record(self._evaluate())
+            evaluation = self._evaluate()
+            self._record(evaluation.metrics)
+            self._record_arrays(evaluation)
         self._pace = Pace()
         if self.evaluation_is_due:
             self._end_iteration()
@@ -195,7 +201,8 @@ class Trainer:
                 self._save_is_due = True
             written = self._agree_to_stay()
             # Steps are counted alike everywhere; that its time is up is agreed on.
-            if (self._budget_is_spent or self.step == self.config.stopping.max_steps) and self.stopped is None:
+            spent = self._budget_is_spent or self.step == self.config.stopping.max_steps
+            if spent and self.step % self.sampler.steps_per_iteration and self.stopped is None:  # not just evaluated
                 self.evaluation_is_due = True
                 self._end_iteration()
             # While one is being written no other is begun: it is taken at the first step that finds the disk free.
@@ -244,14 +251,17 @@ class Trainer:
                 identifiers.append(carry.data.puzzle_identifiers)
                 row_grads.append(segment.puzzle_rows.grad)
         self.carry = join_carries(carries)
-        ranks.sum_([p.grad for p in self.model.parameters() if p.grad is not None])
+        alive = pulse(self.window)
+        ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), alive])
+        all_row_grads = ranks.gather(torch.cat(row_grads)) if row_grads else None
         self.window_steps += 1
         self.step += 1  # counted before the learning rate is looked up, as published
-        if row_grads and self.model.puzzle_emb is not None:
+        self.vitals.note(self.step, alive, all_row_grads)
+        if all_row_grads is not None and self.model.puzzle_emb is not None:
             sign_sgd_(
                 self.model.puzzle_emb.weights,
                 ranks.gather(torch.cat(identifiers)),
-                ranks.gather(torch.cat(row_grads)),
+                all_row_grads,
                 self.lr(config.optim.puzzle_emb_lr),
                 config.optim.puzzle_emb_weight_decay,
             )
@@ -280,30 +290,33 @@ class Trainer:
     def _log_window(self) -> None:
         """Record the mean over the steps since the last call; a window in which nothing halted has no accuracy."""
         batch_size = self.config.training.global_batch_size
+        self._refuse(self.vitals.damage())
         self.ranks.sum_([self.window])
         values = train_metrics(self.window, self.window_steps * batch_size)
         self.window, self.window_steps = self._zero_sums(), 0
-        self._refuse_divergence("train/lm_loss", values["lm_loss"])
         named = {f"train/{key}": value for key, value in values.items()}
         named["train/lr"] = self.lr(self.config.optim.lr)
         self.train_values |= named
         self._take_time(training=True)
-        named["perf/samples_per_s"] = self._pace.steps_per_second() * batch_size
-        self._record(named)
+        self._record(named | self.throughput.values(self._pace.steps_per_second()))
 
     def _end_iteration(self) -> None:
         """Evaluate, keep the weights if they are the best so far, ask the stopper; a save is due then."""
         self._take_time(training=True)
-        metrics = self._evaluate(self._agree_to_stay)
+        self._refuse_damage()
+        evaluation = self._evaluate(self._agree_to_stay)
+        metrics = evaluation.metrics
         self.evaluation_is_due = False
         self._take_time(training=False)
-        self._refuse_divergence("eval/lm_loss", metrics.get("eval/lm_loss", 0.0))
-        self._keep_best(metrics)
+        if not math.isfinite(metrics.get("eval/lm_loss", 0.0)):
+            self._refuse(Damage(self.step, "eval/lm_loss"))
+        self._keep_best(self.train_values | metrics)
         samples = self.step * self.config.training.global_batch_size
         perf = {"perf/wall_s": self.seconds, "perf/mean_samples_per_s": samples / self.train_seconds}
         if self.gpu_seconds:
             perf["perf/gpu_s"] = self.gpu_seconds
         self._record(metrics | perf)  # before it is decided upon: siblings may be asked about each other
+        self._record_arrays(evaluation)
         self._decide(self.train_values | metrics | perf)
         self._save_is_due = True
 
@@ -317,21 +330,36 @@ class Trainer:
             if decision.stops and self.stopped is None:
                 self.stopped = decision.reason
 
-    def _refuse_divergence(self, name: str, loss: float) -> None:
-        """End the run on a loss that is no number, before it reaches a checkpoint."""
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"{name} is {loss} at step {self.step}\n"
-                "  way out: a lower optim.lr, more optim.lr_warmup_steps, or an earlier stop"
-            )
+    def _revive(self) -> None:
+        """Go on with a run that was stopped, if the stopper says so."""
+        asked = self.stopper.revive(self.step) if self.ranks.is_main else None
+        decision = self.ranks.broadcast(asked, self._cpu_group)
+        if decision is not None:
+            self._record_decision(decision)
+            self.stopped = None
 
-    def _evaluate(self, after_batch: Callable[[], object] = lambda: None) -> dict[str, float]:
-        return evaluate(self.model, self.batches, self.eval_batch_size, after_batch)
+    def _refuse_damage(self) -> None:
+        """No weights are kept, and no checkpoint written, that cannot be trained on."""
+        self._refuse(self.vitals.damage() or self.vitals.damaged_weights(self.step))
+
+    def _refuse(self, damage: Damage | None) -> None:
+        """End the run on a loss, gradient or weight that is no number. All processes have found the same."""
+        if damage is None:
+            return
+        self.agreement.close()
+        self.checkpoints.wait()  # one that is being written is good
+        last_good = self.ranks.broadcast(newest_step(self.checkpoints.folder), self._cpu_group)
+        self._record_decision(damage.decision(self.step, last_good))
+        raise damage.error(last_good, self.config.optim.lr)
+
+    def _evaluate(self, after_batch: Callable[[], object] = lambda: None) -> Evaluation:
+        shown = self.config.training.shown_puzzles
+        return evaluate(self.model, self.batches, self.eval_batch_size, after_batch, shown)
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
         stopping = self.config.stopping
         value = metrics.get(stopping.metric)
-        if value is None:
+        if value is None or math.isnan(value):
             return
         sign = 1 if stopping.mode == "max" else -1
         if self.best_value is None or sign * value > sign * self.best_value:
@@ -343,6 +371,11 @@ class Trainer:
         if self.ranks.is_main:
             self.control.check()
             self.recorder.metrics(self.step, values)
+
+    def _record_arrays(self, evaluation: Evaluation) -> None:
+        if self.ranks.is_main:
+            self.control.check()
+            self.recorder.arrays(self.step, "evaluations", evaluation.arrays)
 
     def _record_decision(self, decision: Decision) -> None:
         if self.ranks.is_main:
@@ -362,9 +395,7 @@ class Trainer:
 
     def save(self) -> None:
         """Have all that the next step needs written, and go on as soon as it is copied."""
-        sums = self.window.clone()
-        self.ranks.sum_([sums])  # all processes see it, and leave together
-        self._refuse_divergence("the sum of the training losses", float(sums.sum()))
+        self._refuse_damage()
         state = self.state_dict()
         self.checkpoints.save(self.step, self.best_step, state, self.recorder.sync)
         self._save_is_due = False

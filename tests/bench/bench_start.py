@@ -69,7 +69,7 @@ def first_step() -> float:
         began = time.time()
         command = [sys.executable, "-c", JOB, str(folder.path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert json.loads((folder.path / "tracking.json").read_text())["told"] == "COMPLETED"
+        assert json.loads((folder.path / "tracking.json").read_text())["state"]["status"] == "COMPLETED"
         return float(done.stdout.split()[0]) - began
 
 

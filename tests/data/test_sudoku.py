@@ -11,7 +11,8 @@ import pytest
 
 from hrm_lab.config import SudokuDataConfig
 from hrm_lab.data import sudoku, sudoku_csv, sudoku_generator, sudoku_solver
-from hrm_lab.data.format import fingerprint
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.data.format import Dataset, fingerprint
 from hrm_lab.errors import DataError
 
 # A well-known puzzle (Arto Inkala, 2010), hard for a search.
@@ -234,6 +235,8 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
     assert chosen == sorted(chosen)
     assert min(chosen) >= 5
     assert len(test["all"]) == 20
+    assert test["all"].ratings is not None
+    assert test["all"].ratings.tolist() == list(range(20))
     assert np.array_equal(sudoku.build(config)[1].labels, train.labels)
     config.build_seed = 1
     assert not np.array_equal(sudoku.build(config)[1].labels, train.labels)
@@ -243,3 +246,27 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
     config.min_rating = 20
     with pytest.raises(DataError, match=r"data\.min_rating=20: .*\n.*at most data\.min_rating=19"):
         sudoku.build(config)
+
+
+def test_puzzles_are_rated_by_their_file_or_by_the_rounds_that_they_take(tmp_path: Path) -> None:
+    assert sudoku_solver.rounds_to_solve(list(sudoku_generator.all_grids(2, 2)[0]), 2, 2) == 1  # to see that all is there
+    easy = digits(HARD)
+    solution = sudoku_solver.solve(easy, 3, 3)
+    assert solution is not None
+    easy[10:] = solution.reshape(-1)[10:]
+    assert 1 < sudoku_solver.rounds_to_solve(easy, 3, 3) < 20 < sudoku_solver.rounds_to_solve(digits(HARD), 3, 3)
+    config = SudokuDataConfig(name="rated", box_rows=2, box_cols=2, num_train=2, num_test=9)
+    built = ensure_dataset(config, tmp_path)
+    ratings = built.test["all"].ratings
+    assert ratings is not None
+    questions = built.test["all"].inputs - 1
+    assert ratings.tolist() == [sudoku_solver.rounds_to_solve(question, 2, 2) for question in questions]
+    assert built.train.ratings is None
+    # A remark: without it the data are the same data.
+    (built.folder / "test/all/ratings.npy").unlink()
+    unrated = Dataset.open(built.folder)
+    unrated.check_fingerprint()
+    assert unrated.test["all"].ratings is None
+    np.save(built.folder / "test/all/ratings.npy", np.zeros(8, np.int32))
+    with pytest.raises(DataError, match=r"test/all/ratings is int32 \(8,\), not int32 \(9,\)"):
+        Dataset.open(built.folder)

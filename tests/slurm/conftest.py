@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -80,11 +79,11 @@ def healthy_cluster() -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server, in a process of its own."""
+    """The address of an MLflow server, in a process of its own; jobs inherit the password from the environment."""
     folder = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "hrm_lab.cli", "server", "--host", CONTROLLER, "--port", str(PORT)]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     address = f"http://{CONTROLLER}:{PORT}"
 
     def answers() -> bool:
@@ -94,8 +93,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             return False
 
     wait_for(answers, 120, "the MLflow server")
+    os.environ["MLFLOW_TRACKING_USERNAME"] = "admin"
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = (folder / "outputs/server/admin_password").read_text()
     yield address
-    os.killpg(process.pid, signal.SIGKILL)
+    process.terminate()
+    process.wait(30)
 
 
 class Lab:

@@ -22,8 +22,10 @@ until_status() { # WORDS...: until `hrm-lab status` shows them
 
 hrm-lab server --host 10.99.0.1 --port 5088 > server.log 2>&1 &
 server=$!
-trap 'kill $server; pkill -P $server 2>/dev/null; scancel --me' EXIT
+trap 'kill $server; scancel --me' EXIT
 until curl -fs "$MLFLOW_TRACKING_URI/health" >/dev/null; do sleep 0.5; done
+export MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD
+MLFLOW_TRACKING_PASSWORD=$(cat outputs/server/admin_password)
 
 grid=(model.H_cycles=1,2 optim.lr=1e-3,2e-3,1e38 hydra.sweeper.params=null)
 recipe=(name=rehearsal "question=What does a sweep survive?" training.epochs=30 training.checkpoint_interval=50)

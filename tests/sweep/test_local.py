@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hrm_lab.analysis.frames import load_sweep, sweep_curves
+from hrm_lab.analysis.frames import load_curves, load_sweep
 from hrm_lab.config import TrackingConfig
 from hrm_lab.errors import ConfigError
 from hrm_lab.launchers import LocalLauncherConfig
@@ -90,7 +90,7 @@ def test_the_store_holds_a_parent_and_a_child_for_each_point(
         "figures/learning_curves.png",
         "log.txt",
     }
-    assert set(sweep_curves(manifest)) >= {"lr=0.001"}
+    assert set(load_curves(manifest)["point"]) >= {"lr=0.001"}
 
 
 def test_running_it_again_leaves_what_is_done_alone(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

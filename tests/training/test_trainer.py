@@ -1,8 +1,7 @@
-"""The loop on real runs: resume, processes, accumulation, damage, divergence."""
+"""The loop on real runs: resume, processes, accumulation, damage."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hrm_lab.training.checkpoint import Rows
 from hrm_lab.training.distributed import connect
 from hrm_lab.training.evaluation import evaluate
 from hrm_lab.training.protocols import Uncontrolled
-from hrm_lab.training.trainer import Trainer, TrainingDiverged
+from hrm_lab.training.trainer import Trainer
 from tests.small import Memory, small_config
 
 
@@ -116,9 +115,9 @@ def test_steps_on_which_nothing_halts_report_no_accuracy(tmp_path: Path) -> None
 def test_padding_rows_add_nothing_to_an_evaluation(tmp_path: Path) -> None:
     trainer, _ = make_trainer(small_config(tmp_path), tmp_path / "run")
     trainer.fit()
-    exact = evaluate(trainer.model, trainer.batches, 10)
+    exact = evaluate(trainer.model, trainer.batches, 10).metrics
     for size in (1, 3, 7, 64):
-        padded = evaluate(trainer.model, trainer.batches, size)
+        padded = evaluate(trainer.model, trainer.batches, size).metrics
         assert padded == pytest.approx(exact, rel=1e-5)
     assert set(exact) >= {"eval/accuracy", "eval/exact_accuracy", "eval/steps", "eval/lm_loss", "eval/q_halt_loss"}
 
@@ -129,14 +128,6 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     config.data.build_seed = 1
     trainer, _ = make_trainer(config, tmp_path / "run")
     with pytest.raises(RunError, match="fingerprint"):
-        trainer.fit()
-
-
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    trainer, _ = make_trainer(small_config(tmp_path), tmp_path / "run")
-    with torch.no_grad():
-        trainer.model.lm_head.weight.fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match="step 1"):
         trainer.fit()
 
 

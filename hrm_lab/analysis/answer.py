@@ -1,0 +1,130 @@
+"""The answer of a sweep in a sentence or two, which claim no more than the runs show."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from hrm_lab.analysis.frames import Target
+from hrm_lab.analysis.groups import Group
+from hrm_lab.run_folder import FAILED, FINISHED
+
+# In standard errors of the difference. With three seeds each, 4 of them happen by chance about once in 60 comparisons.
+UNCERTAIN, CLEAR = 2.0, 4.0
+SEEDS_FOR_CLEAR = 3
+
+
+def answer(groups: Sequence[Group], target: Target) -> str:
+    """Which settings are best, by how much, and how far that can be trusted.
+
+    Args:
+        groups: best first.
+    """
+    known = [group for group in groups if group.mean is not None]
+    if not known:
+        return _nothing_known(groups)
+    return " ".join(filter(None, [_best(known, target), _certainty(known), _chosen(known), _missing(groups)]))
+
+
+def measured(value: float, error: float | None, metric: str) -> str:
+    """`89.8 ± 1.2 %` for an accuracy, `0.1234 ± 0.0012` for anything else."""
+    is_share = metric.endswith("accuracy")
+    scale, digits = (100.0, 1) if is_share else (1.0, 4)
+    spread = "" if error is None else f" ± {scale * error:.{digits}f}"
+    return f"{scale * value:.{digits}f}{spread}{' %' if is_share else ''}"
+
+
+def _best(known: Sequence[Group], target: Target) -> str:
+    first = known[0]
+    assert first.mean is not None
+    reached = f"{_verb(target)} {measured(first.mean, first.error, target.metric)}{_what(target)}"
+    if len(known) == 1:
+        return f"{first.label}: {_verb(target)} {measured(first.mean, first.error, target.metric)}{_what(target)} " + (
+            f"({_seeds(first)}); there is nothing to compare with."
+        )
+    return f"{first.label} {reached} ({_seeds(first)}), {_ahead(first, known[1], target)}."
+
+
+def _ahead(first: Group, second: Group, target: Target) -> str:
+    assert first.mean is not None
+    assert second.mean is not None
+    gap = abs(first.mean - second.mean)
+    other = f"{second.label}: {measured(second.mean, second.error, target.metric)}, {_seeds(second)}"
+    if gap == 0:
+        return f"and so does the next ({other})"
+    is_share = target.metric.endswith("accuracy")
+    size = f"{100 * gap:.1f} points" if is_share else f"{gap:.4f}"
+    return f"{size} {'more' if target.mode == 'max' else 'less'} than the next ({other})"
+
+
+def _certainty(known: Sequence[Group]) -> str:
+    if len(known) == 1:
+        return "" if known[0].error is not None else "The spread between seeds is unknown."
+    first, second = known[:2]
+    assert first.mean is not None
+    assert second.mean is not None
+    gap = abs(first.mean - second.mean)
+    if first.error is None or second.error is None:
+        return "The spread between seeds is unknown, so the order may be chance."
+    if gap == 0:
+        return "Which of the two is better cannot be told."
+    error = math.hypot(first.error, second.error)
+    if error == 0:
+        return "Their seeds agree among themselves to the last digit."
+    size = f"That is {gap / error:.1f} standard errors of the difference"
+    if gap < UNCERTAIN * error:
+        return f"{size}, so the order of the first two is not certain."
+    if gap < CLEAR * error or min(first.n, second.n) < SEEDS_FOR_CLEAR:
+        return f"{size}: the first is probably better, but so few seeds do not prove it."
+    return f"{size}, more than seeds alone would easily bring about."
+
+
+def _chosen(known: Sequence[Group]) -> str:
+    """The best of many is better than it would be if it were tried again."""
+    return f"It is the best of {len(known)}, so part of its lead may be luck." if len(known) > 2 else ""
+
+
+def _missing(groups: Sequence[Group]) -> str:
+    states = Counter(run.state.status for group in groups for run in group.runs)
+    failed, total = states[FAILED], sum(states.values())
+    open_runs = total - failed - sum(states[state] for state in FINISHED)
+    lines = [f"{_runs(failed)} of {total} failed and {_are(failed)} left out."] if failed else []
+    if open_runs:
+        lines.append(f"{_runs(open_runs)} of {total} {_have(open_runs)} not finished, so this may change.")
+    return " ".join(lines)
+
+
+def _nothing_known(groups: Sequence[Group]) -> str:
+    states = Counter(run.state.status for group in groups for run in group.runs)
+    total = sum(states.values())
+    if total and states[FAILED] == total:
+        return f"There is no answer: {'the only run' if total == 1 else f'all {total} runs'} failed."
+    if any(states[state] for state in FINISHED):
+        return "There is no answer: no run that has finished was evaluated."
+    words = ", ".join(f"{count} {state.lower()}" for state, count in states.most_common())
+    return f"There is no answer yet: no run has finished ({words})."
+
+
+def _verb(target: Target) -> str:
+    return "solves" if target.short == "exact_accuracy" else "reaches"
+
+
+def _what(target: Target) -> str:
+    return " of the test puzzles" if target.short == "exact_accuracy" else f" {target.metric}"
+
+
+def _seeds(group: Group) -> str:
+    return "1 seed" if group.n == 1 else f"{group.n} seeds"
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"

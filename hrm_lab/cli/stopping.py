@@ -1,0 +1,60 @@
+"""Verbs about early stopping: what was decided, and what other rules would have decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrm_lab.cli.app import Outputs, Overrides, Sweep, app, console
+from hrm_lab.errors import ConfigError
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for machines")]
+
+
+@app.command()
+def decisions(name: Sweep, as_json: AsJson = False, outputs: Outputs = Path("outputs")) -> None:
+    """Show what was decided about a sweep's points, in the order of time: by which rule, and on what evidence."""
+    from hrm_lab.analysis.decisions import decisions, decisions_table
+    from hrm_lab.manifest import load_manifest
+
+    made = decisions(load_manifest(outputs, name))
+    if as_json:
+        typer.echo(json.dumps([decided.to_dict() for decided in made], indent=1))
+    elif made:
+        console().print(decisions_table(made), highlight=False, markup=False)
+    else:
+        typer.echo(f"{name}: nothing was compared and nothing was stopped; `stopping=asha`, for one, would")
+
+
+@app.command("simulate-stopping")
+def simulate_stopping(
+    name: Sweep, overrides: Overrides = None, as_json: AsJson = False, outputs: Outputs = Path("outputs")
+) -> None:
+    """Replay a sweep that has run under other stopping rules: stopping=asha, or several to compare, asha,median."""
+    from hrm_lab.analysis.simulation import fates_table, recorded, rules_table, simulate, summary, to_json
+    from hrm_lab.compose import compose_config
+    from hrm_lab.manifest import load_manifest
+    from hrm_lab.sweep.grid import expand
+
+    for override in overrides or []:
+        key, _, value = override.partition("=")
+        if key.split(".")[0] != "stopping":
+            raise ConfigError(key, value, "is no stopping rule", "stopping=CHOICE and stopping.KEY=VALUE only")
+    runs = recorded(load_manifest(outputs, name))
+    simulations = [
+        simulate(runs, compose_config(point).stopping, " ".join(point) or "no rules")
+        for point in expand(None, overrides or [])
+    ]
+    out = console()
+    if as_json:
+        typer.echo(to_json(simulations))
+    elif len(simulations) > 1:
+        out.print(rules_table(simulations), highlight=False, markup=False)
+        out.print(summary(simulations[0])[-1] if runs else "", highlight=False, markup=False)
+    else:
+        out.print(fates_table(simulations[0]), highlight=False, markup=False)
+        for line in summary(simulations[0]):
+            out.print(line, highlight=False, markup=False)
