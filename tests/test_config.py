@@ -52,6 +52,8 @@ BAD = [
     ("model.hcycles=3", ["model.hcycles=3", "model.H_cycles"]),
     ("+nothing=1", ["nothing=1", "hrm-lab config"]),
     ("model=huge", ["model=huge", "hrm_tiny"]),
+    ("stopping=asha stopping.percentile=10", ["stopping.percentile=10", "stopping.pruner=percentile"]),
+    ("stopping=median stopping.brackets=2", ["stopping.brackets=2", "stopping.pruner=asha"]),
     ("model.H_cycles=many", ["model.H_cycles=many", "Integer"]),
     ("model.H_cycles=1.5", ["model.H_cycles=1.5", "Integer"]),
     ("model.halt_max_steps=0", ["model.halt_max_steps=0", "below 1"]),

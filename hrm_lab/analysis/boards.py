@@ -78,7 +78,9 @@ class Board:
             if is_given:
                 axis.add_patch(Rectangle((left, top), 1, 1, facecolor=GREY, zorder=0))
             if not is_right:
-                frame = Rectangle((left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=RED, linewidth=1.5)
+                frame = Rectangle(
+                    (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=RED, linewidth=self.font / 8
+                )
                 axis.add_patch(frame)
             colour = RED if not is_right else "black" if is_given else BLUE
             weight = "bold" if is_given else "normal"
@@ -91,9 +93,9 @@ class Board:
 
     def _draw_lines(self, axis: Axes) -> None:
         for line in range(self.rows + 1):
-            axis.plot((0, self.cols), (line, line), color="black", linewidth=0.5 if line % self.box_rows else 1.6)
+            axis.plot((0, self.cols), (line, line), color="black", linewidth=0.5 if line % self.box_rows else 2)
         for line in range(self.cols + 1):
-            axis.plot((line, line), (0, self.rows), color="black", linewidth=0.5 if line % self.box_cols else 1.6)
+            axis.plot((line, line), (0, self.rows), color="black", linewidth=0.5 if line % self.box_cols else 2)
 
     def _symbol(self, token: int) -> str:
         if self.symbols is None:

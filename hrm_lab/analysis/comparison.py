@@ -13,10 +13,10 @@ from rich.table import Table
 
 from hrm_lab.analysis.aggregate import aggregate, has_seeds
 from hrm_lab.analysis.figures import LABELLED, PANELS, draw_learning_curves
-from hrm_lab.analysis.frames import EVAL, Curves, Results, journal_frame, read_results, setting_columns
+from hrm_lab.analysis.frames import EVAL, Curves, Results, journal_frame, setting_columns
+from hrm_lab.analysis.groups import as_given
 from hrm_lab.analysis.keys import SEED, short_names
 from hrm_lab.errors import UserError
-from hrm_lab.manifest import Manifest
 from hrm_lab.run_folder import FAILED
 
 NOTHING = "-"
@@ -81,11 +81,6 @@ def notes(frame: pd.DataFrame) -> list[str]:
         names = f"{same['point'].iloc[0]}" + (f" and {len(same) - 1} more" if len(same) > 1 else "")
         lines.append(f"{names}: {str(state).lower()}: {detail}\n  log: {same['folder'].iloc[0]}/log.txt")
     return lines
-
-
-def draw_sweep(manifest: Manifest) -> Path:
-    """Draw the learning curves of a sweep's runs and return the picture's path."""
-    return draw(read_results(manifest))
 
 
 def draw(results: Results) -> Path:
@@ -181,11 +176,4 @@ def _settings(frame: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
 
 
 def _text(frame: pd.DataFrame, key: str, heading: str) -> Column:
-    return Column(heading, [_word(value) for value in frame[key]], pd.api.types.is_numeric_dtype(frame[key]))
-
-
-def _word(value: Any) -> str:
-    """As it would be given on the command line."""
-    if pd.isna(value):
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return Column(heading, [as_given(value) for value in frame[key]], pd.api.types.is_numeric_dtype(frame[key]))

@@ -47,20 +47,21 @@ def draw_curves(groups: Sequence[Group], target: Target) -> Picture | None:
         return None
     rows, columns = (len(panels) + 1) // 2, min(2, len(panels))
     figure = Figure(figsize=(5.5 * columns, 3.4 * rows + 0.8), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (metric, name) in zip(axes, panels.items(), strict=False):
         for index, group in enumerate(groups):
             _draw_group(axis, group, metric, index)
         axis.set_title(name)
-        axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.3)
         show_metric(axis, metric)
-    for axis in list(axes)[len(panels) :]:
+    for axis in axes[len(panels) - columns : len(panels)]:
+        axis.set_xlabel("optimizer step")
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     add_legend(figure, {place: group.label for place, group in enumerate(groups[:TOLD_APART])})
     caption = (
         "Mean over the seeds that were trained to their last epoch, with a band of ± one standard error; a run that "
-        "ended early is a thin line of its own with a cross at its end. Training values are smoothed."
+        "has not got there is a thin line of its own, with a cross where it ended. Training values are smoothed."
     )
     alt = f"Learning curves of {len(groups)} groups of runs: {', '.join(panels.values())}"
     return picture(figure, "learning_curves", alt, caption + told_apart(len(groups)))
@@ -89,14 +90,14 @@ def _draw_group(axis: Axes, group: Group, metric: str, index: int) -> None:
             error = values.std(axis=0, ddof=1) / np.sqrt(len(whole))
             axis.fill_between(steps, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
     for run in others:
-        _draw_alone(axis, run, metric, style)
+        _draw_alone(axis, run, metric, style, is_marked=is_named and run.state.status not in (RUNNING, PENDING))
 
 
-def _draw_alone(axis: Axes, run: Run, metric: str, style: dict[str, Any]) -> None:
+def _draw_alone(axis: Axes, run: Run, metric: str, style: dict[str, Any], is_marked: bool) -> None:
     steps, values = run.curves[metric]
     smooth = np.array([values]) if metric.startswith(EVAL) else _smooth(np.array([values]))
     axis.plot(steps, smooth[0], **style | {"linewidth": 0.7, "marker": ""})
-    if run.state.status not in (RUNNING, PENDING):
+    if is_marked:
         axis.plot(steps[-1:], smooth[0][-1:], marker="x", markersize=7, markeredgewidth=1.8, color=style["color"])
 
 

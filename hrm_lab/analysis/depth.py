@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from hrm_lab.analysis.boards import Arrays
 from hrm_lab.analysis.frames import Run, Target, best_step
 from hrm_lab.analysis.groups import Group
-from hrm_lab.analysis.style import TOLD_APART, Picture, add_legend, look, picture
+from hrm_lab.analysis.style import TOLD_APART, Picture, add_legend, look, picture, show_metric, title_of
 
-DEPTH = ("accuracy", "exact_accuracy")
+DEPTH = ("exact_accuracy", "accuracy")
 RATED = ("puzzles", "solved", "halting_step", "rating_low", "rating_high")
 
 
@@ -46,11 +46,11 @@ def draw_depth(models: Sequence[Judged]) -> Picture | None:
         return None
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for axis, key, name in zip(axes, DEPTH[::-1], ("test puzzles solved exactly", "test cells right"), strict=True):
+    for axis, key in zip(axes, DEPTH, strict=True):
         for place, _, arrays in models:
             axis.plot(np.arange(1, len(arrays[key]) + 1), arrays[key], markersize=4, **look(place))
-        axis.set_title(name)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.set_title(title_of(key))
+        show_metric(axis, key)
         axis.grid(alpha=0.3)
         axis.set_xlabel("ACT steps taken")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -77,8 +77,8 @@ def draw_ratings(models: Sequence[Judged]) -> Picture | None:
         axis.set_xticks(range(len(names)), counts)
         axis.set_xlabel("rating of the puzzle (number of puzzles)")
         axis.grid(alpha=0.3)
-    left.set_title("test puzzles solved exactly")
-    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.set_title(title_of("exact_accuracy"))
+    show_metric(left, "exact_accuracy")
     left.set_ylim(bottom=0)
     right.set_title("ACT steps before the model would halt")
     add_legend(figure, {model.place: model.group.label for model in same})

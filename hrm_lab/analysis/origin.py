@@ -34,16 +34,17 @@ def command(manifest: Manifest) -> str | None:
 
 
 def versions(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Code, packages and machine, one row for each that differ, with the number of runs, most first."""
-    found = Counter(tuple(_origin(run).items()) for run in runs)
+    """Code, packages and machine, one row for each that differ, with the number of runs, most first.
+
+    Runs that have not begun yet come from nowhere.
+    """
+    began = [run for run in runs if (run.folder.path / "provenance.json").exists()]
+    found = Counter(tuple(_origin(run).items()) for run in began)
     return [{"runs": str(count)} | dict(row) for row, count in found.most_common()]
 
 
 def _origin(run: Run) -> dict[str, str]:
-    try:
-        facts: dict[str, Any] = json.loads((run.folder.path / "provenance.json").read_text())
-    except (OSError, ValueError):
-        facts = {}  # it never began
+    facts: dict[str, Any] = json.loads((run.folder.path / "provenance.json").read_text())
     packages = facts.get("packages", {})
     commit = facts.get("commit", "")[:12] or "-"
     return {

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from hrm_lab.analysis.frames import Target
 from hrm_lab.analysis.groups import Group
-from hrm_lab.analysis.style import COLOURS, FAINT, Picture, picture, plain, show_metric, title_of
+from hrm_lab.analysis.style import COLOURS, Picture, picture, plain, show_metric, title_of
 
-LETTERED = 12  # points of the front that are labelled
+LETTERED = 12  # points of the front that are labelled, evenly spread
 
 
 class Priced(NamedTuple):
@@ -55,7 +56,7 @@ def draw_pareto(groups: Sequence[Group], target: Target) -> Picture | None:
         yerr=[one.error for one in priced],
         fmt="o",
         color="0.55",
-        ecolor=FAINT,
+        ecolor="0.6",
         markersize=5,
         capsize=3,
         zorder=1,
@@ -70,7 +71,8 @@ def draw_pareto(groups: Sequence[Group], target: Target) -> Picture | None:
         linewidth=1.2,
         zorder=2,
     )
-    for index, one in enumerate(best[:LETTERED]):
+    lettered = [best[place] for place in np.unique(np.linspace(0, len(best) - 1, LETTERED).round().astype(int))]
+    for index, one in enumerate(lettered):
         letter, place = chr(ord("A") + index), (one.hours * scale, one.value)
         label = f"{letter}  {plain(one.group.label)}"
         axis.plot(*place, "o", color=COLOURS[1], markersize=14, markeredgecolor="white", zorder=3, label=label)
@@ -86,8 +88,8 @@ def draw_pareto(groups: Sequence[Group], target: Target) -> Picture | None:
     axis.margins(y=0.15)
     axis.grid(alpha=0.3)
     caption = (
-        f"Mean {what} of one finished run against the mean of the best evaluations ± standard error. Lettered: what no "
-        "other group beats in both. Time on the clock depends on the machine and on what else ran there."
+        f"Mean {what} of one finished run against the mean of the best evaluations ± standard error. On the line: what "
+        "no other group beats in both. Time on the clock depends on the machine and on what else ran there."
     )
     return picture(figure, "pareto", f"Cost against {title_of(target.metric)}, {len(priced)} groups", caption)
 

@@ -27,6 +27,7 @@ from hrm_lab.analysis.keys import SEED
 from hrm_lab.analysis.origin import command, versions
 from hrm_lab.analysis.pareto import draw_pareto
 from hrm_lab.analysis.style import Picture
+from hrm_lab.errors import UserError
 from hrm_lab.run_folder import FINISHED, PENDING, RUNNING, STOPPED
 
 TEMPLATE = "report.html.jinja"
@@ -89,17 +90,24 @@ def write_report(results: Results, page: Path | None = None) -> list[Path]:
 
     Returns:
         The page's path, then those of the pictures.
+
+    Raises:
+        UserError: when it cannot be written.
     """
     report = make_report(results)
     folder = results.manifests[0].folder
     page = page or folder / "report.html"
-    for place in (page.parent, folder / "figures"):
-        place.mkdir(parents=True, exist_ok=True)
-    page.write_text(report.html, encoding="utf-8")
-    pictures = [folder / "figures" / f"{picture.name}.png" for picture in report.pictures]
-    for path, picture in zip(pictures, report.pictures, strict=True):
-        path.write_bytes(picture.png)
-    return [page, *pictures]
+    files = {page: report.html.encode()}
+    files |= {folder / "figures" / f"{picture.name}.png": picture.png for picture in report.pictures}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the report cannot be written: {error.strerror}\n  way out: make room, or --out FILE"
+        ) from error
+    return list(files)
 
 
 def draw_sections(results: Results, groups: Sequence[Group]) -> list[Section]:

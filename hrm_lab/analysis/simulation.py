@@ -258,11 +258,11 @@ def rules_table(simulations: Sequence[Simulation]) -> Table:
 
 
 def summary(simulation: Simulation) -> list[str]:
-    """What a person wants to know first, and what the replay cannot know."""
+    """What a person wants to know first."""
     unit = "GPU-hours" if simulation.on_gpus else "device-hours (on the CPU; there was no GPU)"
     winner, survivor = simulation.winner, simulation.best_survivor
     share = 100 * simulation.saved / simulation.cost
-    lines = [
+    return [
         f"{simulation.rules}: {simulation.stopped} of {len(simulation.fates)} points stopped, "
         f"{simulation.saved:.4g} of {simulation.cost:.4g} {unit} saved ({share:.1f} %)",
         f"the winner, {winner.point} with {simulation.metric} = {winner.best_without:.4g}, "
@@ -272,11 +272,15 @@ def summary(simulation: Simulation) -> list[str]:
             else f"is lost at step {winner.stopped_at}; the best that is left is {survivor.point} with "
             f"{survivor.best_with:.4g}, number {simulation.fates.index(survivor) + 1} without the rules"
         ),
-        "assumed: places that become free start nothing earlier, so evaluations keep their order",
     ]
+
+
+def notes(simulation: Simulation) -> list[str]:
+    """What the replay takes for granted, and what it cannot know."""
+    assumed = "assumed: places that become free start nothing earlier, so evaluations keep their order"
     stopped = sum(fate.was_stopped for fate in simulation.fates)
     beyond = f"{stopped} points were stopped early themselves: nothing is known beyond that"
-    return [*lines, beyond] if stopped else lines
+    return [assumed, beyond] if stopped else [assumed]
 
 
 def to_json(simulations: Sequence[Simulation]) -> str:

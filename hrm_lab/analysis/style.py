@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from hrm_lab.analysis.frames import EVAL
 
@@ -19,8 +19,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 TOLD_APART = len(COLOURS)  # groups; the others are a grey background
-FAINT = "0.78"
-GREY: dict[str, Any] = {"color": FAINT, "marker": "", "linestyle": "-", "linewidth": 0.6, "zorder": 1}
+GREY: dict[str, Any] = {"color": "0.78", "marker": "", "linestyle": "-", "linewidth": 0.6, "zorder": 1}
 DPI = 110
 LONGEST_LABEL = 48  # characters
 
@@ -65,11 +64,10 @@ def title_of(metric: str) -> str:
     return known.get(metric.removeprefix(EVAL), metric)
 
 
-def show_metric(axis: Axes, metric: str, along: str = "y") -> None:
-    """Percent for what is a share."""
+def show_metric(axis: Axes, metric: str) -> None:
+    """Percent along y for what is a share."""
     if metric.endswith("accuracy"):
-        formatter = matplotlib.ticker.PercentFormatter(1.0, decimals=None)
-        (axis.yaxis if along == "y" else axis.xaxis).set_major_formatter(formatter)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
 
 
 def plain(text: str) -> str:

@@ -34,7 +34,7 @@ def simulate_stopping(
     name: Sweep, overrides: Overrides = None, as_json: AsJson = False, outputs: Outputs = Path("outputs")
 ) -> None:
     """Replay a sweep that has run under other stopping rules: stopping=asha, or several to compare, asha,median."""
-    from hrm_lab.analysis.simulation import fates_table, recorded, rules_table, simulate, summary, to_json
+    from hrm_lab.analysis.simulation import fates_table, notes, recorded, rules_table, simulate, summary, to_json
     from hrm_lab.compose import compose_config
     from hrm_lab.manifest import load_manifest
     from hrm_lab.sweep.grid import expand
@@ -44,17 +44,16 @@ def simulate_stopping(
         if key.split(".")[0] != "stopping":
             raise ConfigError(key, value, "is no stopping rule", "stopping=CHOICE and stopping.KEY=VALUE only")
     runs = recorded(load_manifest(outputs, name))
-    simulations = [
-        simulate(runs, compose_config(point).stopping, " ".join(point) or "no rules")
-        for point in expand(None, overrides or [])
-    ]
-    out = console()
+    points = expand(None, overrides or [])
+    fixed = set.intersection(*map(set, points)) if len(points) > 1 else set()
+    simulations = []
+    for point in points:
+        name_of_rules = " ".join(word for word in point if word not in fixed) or "no rules"
+        simulations.append(simulate(runs, compose_config(point).stopping, name_of_rules))
+    first = simulations[0]
     if as_json:
         typer.echo(to_json(simulations))
-    elif len(simulations) > 1:
-        out.print(rules_table(simulations), highlight=False, markup=False)
-        out.print(summary(simulations[0])[-1] if runs else "", highlight=False, markup=False)
-    else:
-        out.print(fates_table(simulations[0]), highlight=False, markup=False)
-        for line in summary(simulations[0]):
-            out.print(line, highlight=False, markup=False)
+        return
+    shown = [rules_table(simulations)] if len(simulations) > 1 else [fates_table(first), *summary(first)]
+    for part in (*shown, *notes(first)):
+        console().print(part, highlight=False, markup=False)

@@ -56,7 +56,7 @@ from hrm_lab.weights import weights_hash
 
 log = logging.getLogger("hrm_lab")
 MAX_TAG = 5000  # characters of a tag that every MLflow store takes
-LOCK_S = 10.0  # how long one sender waits for another
+LOCK_S = 30.0  # how long one sender waits for another
 VALUES, FILES = "values", "files"  # what is sent
 AT_ONCE = {RUNNING: 1, INTERRUPTED: 0}  # evaluations that are drawn before the journal is looked at again
 STATUS = {

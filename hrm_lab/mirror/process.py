@@ -94,9 +94,14 @@ def follow(folder: RunFolder, attempt: int) -> bool:
     newer = folder.attempts.path_of(attempt + 1)
     deadline = math.inf  # until the training is over
     link = Link(folder, lambda: not newer.exists() and time.monotonic() < deadline)
-    config = folder.config().tracking
+    config, questions = folder.config().tracking, Lines(sys.stdin.fileno())
     with watched(folder, config.system_interval, os.getppid(), may_write=lambda: not newer.exists()):
-        while not newer.exists() and not select.select([sys.stdin], [], [], config.flush_interval)[0]:
+        while not newer.exists():
+            asked = questions.read(config.flush_interval)
+            if questions.is_closed:
+                break
+            for number in asked[-1:]:
+                link.answer(number)
             link.send()
     deadline = time.monotonic() + DRAIN_S
     while not newer.exists() and not link.send():
@@ -112,6 +117,13 @@ class Link:
     def __init__(self, folder: RunFolder, may_write: Callable[[], bool]) -> None:
         self.folder, self.mirror = folder, Mirror(folder, may_write)
         self._is_away = False
+
+    def answer(self, number: str) -> None:
+        """A question; none where the store does not know."""
+        try:
+            answer(self.folder.path, number, self.mirror.siblings())
+        except Exception as error:
+            log.warning("question %s about siblings gets no answer (%s)", number, one_line(error))
 
     def send(self) -> bool:
         """What is new; whether that worked."""

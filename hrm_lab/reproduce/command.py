@@ -188,7 +188,7 @@ def _again(request: Request, store: Store, logged: Logged, place: Place, code: C
         raise CannotReproduce(f"up to step {until} the run has logged no value\n  way out: more --steps")
     notes = []
     if not logged.is_finished:
-        notes.append(f"the logged run has not finished ({logged.record.status})")
+        notes.append(f"the logged run has not finished ({logged.broken_off})")
     weights = Weights(why_not=f"stopped at step {until}") if stopped else _weights(store, logged, folder)
     if rows and (comparison.differences or weights.differ) and not request.changes:
         named = ", ".join(what for what, _, _ in rows[:NAMED])

@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -170,10 +172,17 @@ def _is_worsening(config: StoppingConfig, values: Values, step: int) -> bool:
     """Whether pruner_patience lets a run be compared at this step of its history."""
     if config.pruner_patience is None:
         return True
+    seen = {at: value for at, value in values.items() if at <= step}
+    return _patient(None, config.pruner_patience).prune(_empty_study(config.mode), _trial(History("", seen), {}))
+
+
+def _patient(pruner: BasePruner | None, patience: int) -> BasePruner:
+    from optuna.exceptions import ExperimentalWarning
     from optuna.pruners import PatientPruner
 
-    seen = {at: value for at, value in values.items() if at <= step}
-    return PatientPruner(None, config.pruner_patience).prune(_empty_study(config.mode), _trial(History("", seen), {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # it has been that since 2021
+        return PatientPruner(pruner, patience)
 
 
 @functools.cache
@@ -208,11 +217,9 @@ def _ask(
     study: Study, pruner: BasePruner, config: StoppingConfig, own: Values, rungs: Values
 ) -> tuple[bool, FrozenTrial]:
     """Optuna's answer about a run with this history, and its trial as the pruner has left it."""
-    from optuna.pruners import PatientPruner
-
     study.add_trial(_trial(History("", own), rungs))
     if config.pruner_patience is not None:
-        pruner = PatientPruner(pruner, config.pruner_patience)
+        pruner = _patient(pruner, config.pruner_patience)
     is_worse = pruner.prune(study, study.get_trials(deepcopy=False)[-1])
     return bool(is_worse), study.get_trials(deepcopy=False)[-1]
 
@@ -224,7 +231,10 @@ def _best_first(config: StoppingConfig, values: Iterable[float]) -> list[float]:
 
 
 def _named(peers: Mapping[str, float], histories: Mapping[str, History]) -> dict[str, float]:
-    return {histories[key].name: value for key, value in peers.items()}
+    """By name; runs that an earlier sweep has made may share one, and are told apart by their signatures."""
+    shared = Counter(histories[key].name for key in peers)
+    names = {key: histories[key].name for key in peers}
+    return {name if shared[name] == 1 else f"{name} ({key})": peers[key] for key, name in names.items()}
 
 
 def _explained(
@@ -242,7 +252,7 @@ def _explained(
     stops = is_worse and is_enough
     words = f"{config.pruner} at step {step} ({at}): {config.metric} = {value:.4g}"
     if not is_enough:
-        words += f"; {len(peers)} siblings there, fewer than stopping.min_peers={config.min_peers}"
+        words += f"; siblings there: {len(peers)}, stopping.min_peers={config.min_peers}"
     elif threshold is not None:
         words += f", {'short of' if stops else 'holds against'} the {threshold:.4g} that {len(peers)} siblings ask for"
     better = [peer for peer in peers.values() if _best_first(config, [value, peer])[0] != value]

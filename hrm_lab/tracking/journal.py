@@ -6,6 +6,7 @@ A line of JSON for each: {"begin", "total_steps"} where an attempt takes up the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -122,13 +123,13 @@ class Journal:
 
 
 def _measured(lines: bytes) -> Measured:
-    """All metrics of some lines, of which the last may be torn."""
-    entries = [json.loads(line) for line in lines.split(b"\n")[:-1]]
-    return {
-        (entry["step"], key): (entry["ms"], value)
-        for entry in entries
-        for key, value in entry.get("metrics", {}).items()
-    }
+    """All metrics of some lines that no fsync has covered: the last may be torn, and a power cut may leave zeros."""
+    measured: Measured = {}
+    for line in lines.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            measured |= {(entry["step"], key): (entry["ms"], value) for key, value in entry.get("metrics", {}).items()}
+    return measured
 
 
 class JournalReader:

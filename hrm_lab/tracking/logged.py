@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from hrm_lab.config import TrackingConfig
+from hrm_lab.config import PRUNERS, TrackingConfig
 from hrm_lab.errors import RunError
-from hrm_lab.tracking.journal import CLOCK, read_journal
+from hrm_lab.tracking.journal import CLOCK, STOPPING_REASON, STOPPING_RULE, read_journal
 from hrm_lab.tracking.store import DATA_FINGERPRINT, KIND, RunRecord, Store, tracking_uri
 
 Place = tuple[int, str]  # step and metric
@@ -47,8 +47,13 @@ class Logged:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it came to its own end."""
-        return self.record.status == "FINISHED"
+        """Whether it came to its own end; what a comparison with siblings has stopped would go on without them."""
+        return self.record.status == "FINISHED" and self.record.tags.get(STOPPING_RULE) not in PRUNERS
+
+    @property
+    def broken_off(self) -> str:
+        """How it ended if it did not finish."""
+        return self.record.tags.get(STOPPING_REASON, self.record.status)
 
     @property
     def last_step(self) -> int:

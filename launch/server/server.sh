@@ -96,66 +96,6 @@ stop_server() { # it ends its own processes, and kills after 10 s what does not 
     rm -f "$PID"
 }
 
-up() { as_postgres "$BIN/pg_ctl" status -D "$DATA" >/dev/null 2>&1; }
-pid_is_alive() { [ -s "$PID" ] && tr '\0' ' ' < "/proc/$(cat "$PID")/cmdline" 2>/dev/null | grep -q ' server --backend '; }
-answers() {
-    timeout 3 bash -c "exec 3<>/dev/tcp/$CALLED/$PORT && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && head -1 <&3 | grep -q ' 200 '" \
-        2>/dev/null
-}
-CALLED=${HOST/#0.0.0.0/127.0.0.1}
-
-make_database() {
-    [ -s "$DATA/PG_VERSION" ] && return
-    say "making a database in $DATA"
-    local password; password=$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')
-    (umask 077 && echo "*:*:*:mlflow:$password" > "$PGPASSFILE")
-    mkdir -p "$DIR/postgres"
-    [ "$(id -u)" != 0 ] || chown postgres: "$DIR/postgres"
-    chmod 700 "$DIR/postgres"
-    as_postgres mkdir -p "$SOCKET"
-    # Half a database, of a first start that was broken off, holds nothing.
-    as_postgres rm -rf "$DATA"
-    as_postgres sh -c "umask 077; cat > '$DIR/postgres/password'" <<< "$password"
-    as_postgres "$BIN/initdb" -D "$DATA" -U mlflow --auth=scram-sha-256 --pwfile="$DIR/postgres/password" -E UTF8 \
-        --locale=C.UTF-8 > "$DIR/initdb.log" || fail "no database could be made" "read $DIR/initdb.log"
-    rm "$DIR/postgres/password"
-}
-
-start_database() {
-    postgres_is_up && return
-    as_postgres "$BIN/pg_ctl" start -D "$DATA" -w -t 60 -l "$DIR/postgres/log" \
-        -o "-c listen_addresses= -c unix_socket_directories='$SOCKET'" >/dev/null \
-        || fail "PostgreSQL does not start" "read $DIR/postgres/log"
-    "$BIN/psql" -d postgres -tAc "select 1 from pg_database where datname = 'mlflow'" | grep -q 1 \
-        || "$BIN/createdb" mlflow
-}
-
-start_server() {
-    pid_is_alive && return
-    # In a session of its own, so that it lives on without this terminal.
-    setsid "$HRM_LAB" server --backend "postgresql://mlflow@/mlflow?host=$SOCKET" --artifacts "$DIR/artifacts" \
-        --outputs "$DIR" --host "$HOST" --port "$PORT" --allowed-hosts "$NAMES" </dev/null >> "$LOG" 2>&1 &
-    echo $! > "$PID"
-    for _ in $(seq 240); do
-        answers && return
-        kill -0 "$(cat "$PID")" 2>/dev/null || break
-        sleep 0.5
-    done
-    tail -n 5 "$LOG" >&2
-    stop_server
-    fail "the server does not answer on $HOST:$PORT" "read $LOG"
-}
-
-stop_server() { # it ends its own processes, and kills after 10 s what does not end
-    if pid_is_alive; then
-        local pid; pid=$(cat "$PID")
-        kill "$pid"
-        for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-        pkill -KILL -s "$pid" || true
-    fi
-    rm -f "$PID"
-}
-
 up() {
     [ -x "$BIN/initdb" ] || fail "PostgreSQL is not installed" "apt-get install --no-install-recommends postgresql"
     command -v "$HRM_LAB" >/dev/null || fail "no hrm-lab here" "make setup, or HRM_LAB=/path/to/hrm-lab"

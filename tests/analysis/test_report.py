@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from hrm_lab.analysis import frames
 from hrm_lab.analysis.curves import draw_curves
 from hrm_lab.analysis.frames import Target, read_results
 from hrm_lab.analysis.heat_map import axes_by_spread
+from hrm_lab.analysis.origin import command
 from hrm_lab.analysis.pareto import Priced, front
 from hrm_lab.analysis.report import Report, make_report, write_report
 from hrm_lab.config import Config
-from hrm_lab.manifest import Manifest
+from hrm_lab.manifest import Entry, Manifest
 from hrm_lab.run_folder import COMPLETED, FAILED, PENDING, STOPPED, State
 from tests.synthetic import Metrics, add_evaluation, append, make_sweep
 
@@ -189,6 +191,20 @@ def test_what_is_dearer_and_no_better_is_not_on_the_front() -> None:
     priced = [Priced(None, hours, value, 0.0) for hours, value in costs]  # type: ignore[arg-type]
     assert [(one.hours, one.value) for one in front(priced, "max")] == [(1.0, 0.5), (3.0, 0.9)]
     assert [(one.hours, one.value) for one in front(priced, "min")] == [(1.0, 0.5), (2.0, 0.4)]
+
+
+def test_the_command_that_makes_it_again() -> None:
+    points = [
+        ["+experiment=demo", f"model.H_cycles={cycles}", f"seed={seed}", "paths.data=/some/place", "question=Is it so?"]
+        for cycles in (1, 2)
+        for seed in (0, 1)
+    ]
+    entries = [Entry("", overrides, str(number)) for number, overrides in enumerate(points)]
+    grid = Manifest("demo", "", "/nowhere", entries, "local", {})
+    assert command(grid) == (
+        "hrm-lab sweep demo hydra.sweeper.params=null model.H_cycles=1,2 seed=0,1 'question=Is it so?'"
+    )
+    assert command(replace(grid, points=entries[:3])) is None
 
 
 def test_nothing_logged_is_no_picture() -> None:

@@ -94,12 +94,13 @@ def main(arguments: Sequence[str]) -> None:
             )
 
         def timed(words: str, part: Callable[[], Any]) -> Any:
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             made = part()
-            print(f"  {words:34s}{time.perf_counter() - began:8.2f} s", flush=True)
+            wall, cpu = time.perf_counter() - began, time.process_time() - busy
+            print(f"  {words:34s}{wall:8.2f} s{cpu:8.2f} s", flush=True)
             return made
 
-        print(f"{len(points)} runs", flush=True)
+        print(f"{len(points)} runs{'on the clock':>36s}{'CPU':>10s}", flush=True)
         results = timed("every journal, once", lambda: read_results(manifest))
         groups = timed("frame and groups", lambda: groups_of(results))
         timed("heat map", lambda: draw_axes(results))

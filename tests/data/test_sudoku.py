@@ -249,7 +249,7 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
 
 
 def test_puzzles_are_rated_by_their_file_or_by_the_rounds_that_they_take(tmp_path: Path) -> None:
-    assert sudoku_solver.rounds_to_solve(list(sudoku_generator.all_grids(2, 2)[0]), 2, 2) == 1  # to see that all is there
+    assert sudoku_solver.rounds_to_solve(list(sudoku_generator.all_grids(2, 2)[0]), 2, 2) == 1
     easy = digits(HARD)
     solution = sudoku_solver.solve(easy, 3, 3)
     assert solution is not None

@@ -134,10 +134,15 @@ def test_a_decision_says_what_it_was_decided_on() -> None:
     }
 
 
+def test_siblings_of_one_name_are_told_apart() -> None:
+    histories = {key: replace(history, name="lr=1") for key, history in runs(0.8, 0.5, 0.3).items()}
+    assert decide(asha(), "run 2", histories).evidence["peers"] == {"lr=1 (run 0)": 0.8, "lr=1 (run 1)": 0.5}
+
+
 def test_too_few_siblings_stop_nobody_and_a_rung_is_decided_upon_once() -> None:
     decision = decide(asha(), "run 1", runs(0.8, 0.3))
     assert not decision.stops
-    assert "1 siblings there, fewer than stopping.min_peers=2" in decision.reason
+    assert "siblings there: 1, stopping.min_peers=2" in decision.reason
     assert is_due(asha(), "run", {10: 0.3})
     assert not is_due(asha(), "run", {10: 0.3, 15: 0.2})
     assert is_due(asha(), "run", {10: 0.3, 15: 0.2, 20: 0.1})

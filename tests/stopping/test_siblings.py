@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from hrm_lab.analysis.decisions import decisions
-from hrm_lab.config import StoppingConfig, TrackingConfig
-from hrm_lab.manifest import load_manifest
+from hrm_lab.config import StoppingConfig, TrackingConfig, validate
+from hrm_lab.errors import ConfigError
+from hrm_lab.manifest import load_manifest, make_manifest
 from hrm_lab.mirror import process
-from hrm_lab.mirror.siblings import ANSWER, AskedSiblings
+from hrm_lab.mirror.siblings import ANSWER, AskedSiblings, histories
 from hrm_lab.run_folder import COMPLETED, RUNNING, STOPPED, Point, RunFolder, State
 from hrm_lab.stopping.pruning import CUT, FINISHED, History
 from hrm_lab.stopping.rules import Rules
+from hrm_lab.sweep.control import resume
 from hrm_lab.tracking.journal import STOPPING_REASON, STOPPING_RULE, read_journal
 from hrm_lab.tracking.store import RunRecord, Store
 from tests.small import hrm_lab, small_config
@@ -39,7 +41,8 @@ SWEEP = [
     "stopping.metric=eval/lm_loss",
     "stopping.mode=min",
     "stopping.min_peers=1",
-    "optim.lr=1e-2,1e-6,1e-7",
+    "stopping.ask_timeout=300",
+    "optim.lr=1e-2,1e-6",
 ]
 Run = tuple[RunFolder, RunRecord]
 
@@ -52,11 +55,14 @@ def look(folder: Path) -> tuple[Store, dict[str, Run]]:
     }
 
 
-def test_a_run_is_stopped_by_its_siblings_explained_and_promoted(tmp_path: Path) -> None:
+def test_a_run_is_stopped_by_its_siblings_explained_and_promoted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     swept = hrm_lab(tmp_path, "sweep", "demo", *SWEEP)
     assert swept.returncode == 0, swept.stderr
     store, runs = look(tmp_path)
-    assert [run.status for run, _ in runs.values()] == [COMPLETED, STOPPED, STOPPED]
+    assert [run.status for run, _ in runs.values()] == [COMPLETED, STOPPED]
     folder, record = runs["lr=1e-06"]
     values = dict(store.history(record.run_id, "eval/lm_loss"))
     best = dict(store.history(runs["lr=0.01"][1].run_id, "eval/lm_loss"))
@@ -65,18 +71,21 @@ def test_a_run_is_stopped_by_its_siblings_explained_and_promoted(tmp_path: Path)
     assert (told["evidence"]["value"], told["evidence"]["threshold"]) == (values[8], best[8])
     assert record.tags[STOPPING_REASON] == told["reason"] == (folder.state or State("")).detail
     assert (record.tags[STOPPING_RULE], record.status) == ("asha", "FINISHED")
+    assert states(store) == [CUT, FINISHED]
 
-    planned = hrm_lab(tmp_path, "resume", "try", "--promote", "1", "--dry-run")
-    assert "number 1 of 2 stopped points" in planned.stderr
+    resume(load_manifest(tmp_path / "outputs", "try"), dry_run=True, promote=2)
+    assert "to be promoted: 2; stopped by a comparison with their siblings: 1" in caplog.text
+    assert "number 1 of 1 stopped points" in caplog.text
+    assert folder.status == STOPPED
     promoted = hrm_lab(tmp_path, "resume", "try", "--promote", "1")
     assert promoted.returncode == 0, promoted.stderr
     store, runs = look(tmp_path)
-    assert [run.status for run, _ in runs.values()] == [COMPLETED, COMPLETED, STOPPED]
+    assert [run.status for run, _ in runs.values()] == [COMPLETED, COMPLETED]
     folder, record = runs["lr=1e-06"]
     assert record.status == "FINISHED"
     assert not {STOPPING_REASON, STOPPING_RULE} & set(record.tags)
     made = [(each.decision.rule, each.decision.stops) for each in decisions(load_manifest(tmp_path / "outputs", "try"))]
-    assert made == [("asha", False), ("asha", True), ("asha", True), ("promotion", False)]
+    assert made == [("asha", False), ("asha", True), ("promotion", False)]
     assert [each["rule"] for each in json.loads(store.text(record.run_id, "stopping/decisions.json") or "")] == [
         "asha",
         "promotion",
@@ -84,17 +93,19 @@ def test_a_run_is_stopped_by_its_siblings_explained_and_promoted(tmp_path: Path)
     assert [step for step, _ in store.history(record.run_id, "eval/lm_loss")] == [0, 8, 16]
     logged = Counter((entry["step"], key) for entry in read_journal(folder.journal) for key in entry.get("metrics", {}))
     assert set(logged.values()) == {1}
-    states = store_states(store)
-    assert sorted(states.values()) == [CUT, FINISHED, FINISHED]
-    assert (
-        "stopped by a comparison with their siblings: 1" in hrm_lab(tmp_path, "resume", "try", "--promote", "2").stderr
-    )
+    assert states(store) == [FINISHED, FINISHED]
 
 
-def store_states(store: Store) -> dict[str, str]:
-    from hrm_lab.mirror.siblings import histories
+def states(store: Store) -> list[str]:
+    return sorted(history.state for history in histories(store, "try", "eval/lm_loss").values())
 
-    return {history.name: history.state for history in histories(store, "try", "eval/lm_loss").values()}
+
+def test_a_sweep_that_is_not_tracked_has_no_siblings(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config.stopping = StoppingConfig(pruner="asha")
+    validate(config)  # alone, or when it is reproduced, it is compared with nobody
+    with pytest.raises(ConfigError, match=r"stopping\.pruner=asha: siblings are known through the tracking store"):
+        make_manifest([config], [[]], "local", {})
 
 
 def test_a_server_that_never_answers_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,9 @@ def test_the_store_holds_a_parent_and_a_child_for_each_point(
         "log.txt",
     }
     assert set(load_curves(manifest)["point"]) >= {"lr=0.001"}
+    of_sweep = folder / "outputs/artifacts" / parent / "artifacts"
+    assert (of_sweep / "report/report.html").read_text() == (manifest.folder / "report.html").read_text()
+    assert (of_sweep / "figures/learning_curves.png").exists()
 
 
 def test_running_it_again_leaves_what_is_done_alone(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

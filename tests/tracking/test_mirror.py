@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from hrm_lab.config import TrackingConfig
 from hrm_lab.mirror.folder import Mirror, sync
@@ -97,3 +99,25 @@ def test_processes_that_open_a_fresh_store_at_once_share_it(tmp_path: Path) -> N
     assert store.experiment_id != "0"  # MLflow's "Default", where racing clients put their runs
     assert {experiment for experiment, _ in lines} == {store.experiment_id}
     assert {record.run_id for record in store.runs(run_id for _, run_id in lines)} == {run for _, run in lines}
+
+
+def test_what_comes_again_has_its_stamps_and_what_the_clock_said(tmp_path: Path) -> None:
+    """So a request that is still on its way when a run is killed, once or twice, does no harm when it arrives."""
+    path, water = tmp_path / "journal.jsonl", 0
+
+    def attempt(begin: int, end: int) -> list[dict[str, Any]]:
+        journal = Journal(path)
+        journal.begin(begin, 4, water or None)
+        for step in range(begin + 1, end + 1):
+            journal.append(step, metrics={"train/loss": step / 10, "perf/clock": time.perf_counter()})
+            time.sleep(0.002)
+            journal.append(step, metrics={"eval/accuracy": step / 100})
+        journal.close()
+        return [entry for entry in read_journal(path) if "metrics" in entry]
+
+    first = attempt(0, 4)
+    water = sum(len(line) for line in path.read_bytes().splitlines(keepends=True)[:5])  # up to step 2
+    assert attempt(2, 3) == first[:6]
+    assert attempt(2, 4) == first
+    water = 0  # its checkpoint is lost
+    assert attempt(0, 4) == first
