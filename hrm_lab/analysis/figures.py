@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from hrm_lab.analysis.style import LINES, MARKERS
+
 PANELS = (
     ("eval/exact_accuracy", "test puzzles solved exactly", (0.0, 1.0)),
     ("eval/accuracy", "test cells right", None),
@@ -21,9 +23,6 @@ PANELS = (
 )
 LABELLED = 12  # runs that can be told apart; the others are a grey background
 ROW_CHARACTERS = 130  # of the legend, with each label's line counted as eight
-# Told apart without colour too.
-STYLES = ("-", "--", "-.", ":")
-MARKERS = "osD^vP*X"
 
 
 def draw_learning_curves(curves: Mapping[str, pd.DataFrame], path: Path, title: str = "") -> Path:
@@ -63,4 +62,4 @@ def _draw(axis: Axes, chosen: pd.DataFrame, index: int, label: str, is_marked: b
         axis.plot(chosen["step"], smooth, color="0.8", linewidth=0.5, zorder=1)
         return
     marker = MARKERS[index % len(MARKERS)] if is_marked else None
-    axis.plot(chosen["step"], smooth, STYLES[index % len(STYLES)], marker=marker, markersize=4, label=label)
+    axis.plot(chosen["step"], smooth, LINES[index % len(LINES)], marker=marker, markersize=4, label=label)

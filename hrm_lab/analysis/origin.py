@@ -11,6 +11,7 @@ from typing import Any
 
 from hrm_lab.analysis.frames import Run
 from hrm_lab.manifest import Manifest
+from hrm_lab.redaction import redact
 
 EXPERIMENT, PLACES = "+experiment", "paths."  # places are another machine's business
 
@@ -30,7 +31,7 @@ def command(manifest: Manifest) -> str | None:
     if len(experiment) != 1 or not is_full:
         return None
     words = [f"{key}={','.join(several)}" for key, several in values.items() if not key.startswith(PLACES)]
-    return shlex.join(["hrm-lab", "sweep", experiment[0], "hydra.sweeper.params=null", *words])
+    return redact(shlex.join(["hrm-lab", "sweep", experiment[0], "hydra.sweeper.params=null", *words]))
 
 
 def versions(runs: Sequence[Run]) -> list[dict[str, str]]:

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hrm_lab.config import TrackingConfig
 from hrm_lab.run_folder import FAILED
 from hrm_lab.tracking.journal import STOPPING_REASON, read_journal
+from hrm_lab.tracking.store import Store
 from hrm_lab.training.checkpoint import newest_step
 from hrm_lab.training.divergence import TrainingDiverged
 from hrm_lab.training.trainer import Trainer
@@ -150,10 +151,8 @@ def test_an_exploding_rate_is_told_everywhere(tmp_path: Path) -> None:
     assert decision["reason"] in done.stdout + done.stderr
     assert f"at step {decision['evidence']['step']}" in decision["reason"]
     tracked = json.loads((folder / "tracking.json").read_text())
-    client = mlflow.MlflowClient(tracked["uri"])
-    run = client.get_run(tracked["run_id"])
-    assert run.info.status == "FAILED"
-    assert run.data.tags[STOPPING_REASON] == decision["reason"]
-    mlflow.set_tracking_uri(tracked["uri"])
-    stored = mlflow.artifacts.load_dict(f"runs:/{tracked['run_id']}/stopping/decisions.json")
-    assert stored == [decision]
+    store = Store.open(TrackingConfig(uri=tracked["uri"]), tmp_path / "outputs")
+    (run,) = store.runs([tracked["run_id"]])
+    assert run.status == "FAILED"
+    assert run.tags[STOPPING_REASON] == decision["reason"]
+    assert json.loads(store.text(run.run_id, "stopping/decisions.json") or "") == [decision]
