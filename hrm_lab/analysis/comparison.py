@@ -12,9 +12,9 @@ from rich import box
 from rich.table import Table
 
 from hrm_lab.analysis.aggregate import aggregate, has_seeds
-from hrm_lab.analysis.figures import LABELLED, PANELS, draw_learning_curves
-from hrm_lab.analysis.frames import EVAL, Curves, Results, journal_frame, setting_columns
-from hrm_lab.analysis.groups import as_given
+from hrm_lab.analysis.curves import draw_curves
+from hrm_lab.analysis.frames import EVAL, Results, setting_columns
+from hrm_lab.analysis.groups import as_given, groups_of
 from hrm_lab.analysis.keys import SEED, short_names
 from hrm_lab.errors import UserError
 from hrm_lab.run_folder import FAILED
@@ -83,21 +83,15 @@ def notes(frame: pd.DataFrame) -> list[str]:
     return lines
 
 
-def draw(results: Results) -> Path:
-    """Draw the learning curves of all runs, and return the path of the picture, which lies with the first sweep."""
+def draw(results: Results) -> Path | None:
+    """Draw the learning curves, and return the path of the picture, which lies with the first sweep; None: no curve."""
     first, *others = results.manifests
     name = "learning_curves.png" if not others else f"learning_curves_with_{'_'.join(m.name for m in others)}.png"
-    runs = {run.folder.path.name: run for run in results.runs}
-    # In the order of the grid; where there are too many to be told apart, the best should be.
-    order = list(runs) if len(runs) <= LABELLED else results.frame["signature"]
-    shown = [runs[key] for key in order if runs[key].curves]
-    curves = {f"{run.sweep}: {run.point}" if others else run.point: _drawn(run.curves) for run in shown}
-    return draw_learning_curves(curves, first.folder / name, first.question or first.name)
-
-
-def _drawn(curves: Curves) -> pd.DataFrame:
-    """No more of them than the picture takes: a run has five times as many values."""
-    return journal_frame({metric: curves[metric] for metric, *_ in PANELS if metric in curves})
+    picture = draw_curves(groups_of(results), results.target)
+    if picture is None:
+        return None
+    (first.folder / name).write_bytes(picture.png)
+    return first.folder / name
 
 
 def _of_runs(frame: pd.DataFrame) -> list[Column]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hrm_lab.analysis.frames import EVAL, Run, Series, Target
+from hrm_lab.analysis.frames import EVAL, Run, Series, Target, read_run, target_of
 from hrm_lab.analysis.groups import Group
 from hrm_lab.analysis.style import (
     GREY,
@@ -23,7 +23,7 @@ from hrm_lab.analysis.style import (
     title_of,
     told_apart,
 )
-from hrm_lab.run_folder import COMPLETED, PENDING, RUNNING
+from hrm_lab.run_folder import COMPLETED, PENDING, RUNNING, RunFolder
 
 PANELS = {
     "eval/accuracy": "test cells right",
@@ -61,10 +61,17 @@ def draw_curves(groups: Sequence[Group], target: Target) -> Picture | None:
     add_legend(figure, {place: group.label for place, group in enumerate(groups[:TOLD_APART])})
     caption = (
         "Mean over the seeds that were trained to their last epoch, with a band of ± one standard error; a run that "
-        "has not got there is a thin line of its own, with a cross where it ended. Training values are smoothed."
+        "has not got there is a line of its own, with a cross where it ended. Training values are smoothed."
     )
     alt = f"Learning curves of {len(groups)} groups of runs: {', '.join(panels.values())}"
     return picture(figure, "learning_curves", alt, caption + told_apart(len(groups)))
+
+
+def draw_run(folder: RunFolder) -> Picture | None:
+    """The same of a single run."""
+    point = folder.point()
+    run = read_run(folder, [(point.sweep or "", point.label)])
+    return draw_curves([Group(point.label, (run,), 1, None, None)], target_of([run]))
 
 
 def common_steps(series: Sequence[Series]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -89,14 +96,17 @@ def _draw_group(axis: Axes, group: Group, metric: str, index: int) -> None:
         if len(whole) > 1 and is_named:
             error = values.std(axis=0, ddof=1) / np.sqrt(len(whole))
             axis.fill_between(steps, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0)
+    thin = {"linewidth": 0.7, "marker": ""} if whole else {}
     for run in others:
-        _draw_alone(axis, run, metric, style, is_marked=is_named and run.state.status not in (RUNNING, PENDING))
+        has_ended = run.state.status not in (RUNNING, PENDING)
+        _draw_alone(axis, run, metric, style | thin, is_marked=is_named and has_ended)
 
 
 def _draw_alone(axis: Axes, run: Run, metric: str, style: dict[str, Any], is_marked: bool) -> None:
     steps, values = run.curves[metric]
     smooth = np.array([values]) if metric.startswith(EVAL) else _smooth(np.array([values]))
-    axis.plot(steps, smooth[0], **style | {"linewidth": 0.7, "marker": ""})
+    every = max(1, len(steps) // MARKED)
+    axis.plot(steps, smooth[0], markevery=every, **style)
     if is_marked:
         axis.plot(steps[-1:], smooth[0][-1:], marker="x", markersize=7, markeredgewidth=1.8, color=style["color"])
 

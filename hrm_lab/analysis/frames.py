@@ -7,6 +7,7 @@ is read once, however many tables and pictures are made of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +86,7 @@ class Results:
     @cached_property
     def target(self) -> Target:
         """What the runs are ranked by."""
-        return _target(self.runs, self.metric)
+        return target_of(self.runs, self.metric)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -143,7 +144,7 @@ def read_results(*sweeps: str | Manifest, outputs: str | Path = "outputs", metri
     for manifest in manifests:
         for entry, folder in manifest.grid():
             points.setdefault(folder.path, []).append((manifest.name, entry.label))
-    runs = [_read(RunFolder(path), found) for path, found in points.items()]
+    runs = [read_run(RunFolder(path), found) for path, found in points.items()]
     return Results(manifests, runs, metric)
 
 
@@ -170,31 +171,17 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def journal_curves(path: Path) -> pd.DataFrame:
-    """A run's journal as tidy rows: step, metric, value."""
-    return journal_frame(read_curves(path))
-
-
-def journal_frame(curves: Curves) -> pd.DataFrame:
-    """The same of what has been read."""
-    lengths = [len(series.steps) for series in curves.values()]
-    return pd.DataFrame(
-        {
-            "step": np.array([step for series in curves.values() for step in series.steps], dtype=np.int64),
-            "metric": pd.Categorical.from_codes(
-                np.repeat(np.arange(len(curves)), lengths), categories=pd.Index(list(curves))
-            ),
-            "value": np.array([value for series in curves.values() for value in series.values], dtype=np.float64),
-        }
-    )
-
-
 def setting_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that are settings, without the seed: those with a dotted name."""
     return [name for name in frame.columns if "." in name]
 
 
-def _read(folder: RunFolder, points: list[tuple[str, str]]) -> Run:
+def read_run(folder: RunFolder, points: Sequence[tuple[str, str]]) -> Run:
+    """One run.
+
+    Args:
+        points: sweep and label of each point that it is.
+    """
     try:
         stored = json.loads((folder.path / "config.json").read_text())
     except (OSError, ValueError):
@@ -214,7 +201,7 @@ def _read(folder: RunFolder, points: list[tuple[str, str]]) -> Run:
     )
 
 
-def _target(runs: list[Run], metric: str | None) -> Target:
+def target_of(runs: Sequence[Run], metric: str | None = None) -> Target:
     watched = {
         Target(run.settings["stopping.metric"], run.settings["stopping.mode"]) for run in runs if run.settings
     } or {Target("eval/exact_accuracy", "max")}

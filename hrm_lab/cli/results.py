@@ -69,7 +69,9 @@ def _show(results: Results, comparison: Comparison, outputs: Path) -> None:
     console.print(comparison_table(comparison))
     for note in notes(results.frame):
         console.print(note, style="red", highlight=False, markup=False)
-    typer.echo(f"learning curves: {draw(results)}")
+    picture = draw(results)
+    if picture is not None:
+        typer.echo(f"learning curves: {picture}")
     place = "" if outputs == Path("outputs") else f" OUTPUTS={shlex.quote(str(outputs))}"
     typer.echo(f"open the MLflow UI with: make ui{place}")
 

@@ -285,11 +285,12 @@ class Mirror:
         self._remember(state=self._told)
 
     def _send_results(self, store: Store) -> None:
-        from hrm_lab.analysis.figures import draw_learning_curves  # only now: a training imports this module
-        from hrm_lab.analysis.frames import journal_curves
+        from hrm_lab.analysis.curves import draw_run  # only now: a training imports this module
 
         curves, last = self.folder.path / "learning_curves.png", self.folder.path / "last.safetensors"
-        draw_learning_curves({self.folder.point().label: journal_curves(self.folder.journal)}, curves)
+        picture = draw_run(self.folder)
+        if picture is not None:
+            curves.write_bytes(picture.png)
         for file, place in (
             (self.folder.path / "best.safetensors", "weights"),
             (last, "weights"),
