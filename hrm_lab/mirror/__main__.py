@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from hrm_lab.run_folder import RunFolder
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, signal.SIG_IGN)
+os.nice(10)  # the training that it runs beside comes first
 log_to_console()
 with contextlib.redirect_stdout(sys.stderr):  # the pipe is for answers
     complete = follow(RunFolder(Path(sys.argv[1])), int(sys.argv[2]))
