@@ -29,7 +29,12 @@ ADMIN = "admin"
 INSTALL = "pip install 'hrm-lab[server]' (in a checkout: pip install -c constraints.txt -e '.[server]')"
 STOP_S = 10.0  # that a server has to answer what it has begun; then it is killed
 POLL_S = 0.5
-ONE_PROCESS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # background jobs cost 900 MB and serve other uses
+SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # background jobs cost 900 MB and serve other uses
+    # While it holds a connection, a request takes another one; the worker has 40 threads. From its default of 15 on,
+    # jobs that log at once would wait for each other until all of them give up.
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "50",
+}
 # A user sees all runs and adds to all; only who has made a thing, or is admin, deletes it. Verified passwords are
 # remembered for a minute, because each check costs tens of milliseconds; with one worker a changed one counts at once.
 AUTH_INI = """[mlflow]
@@ -157,7 +162,7 @@ def run_mlflow(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         stdin=subprocess.DEVNULL,
         process_group=0,
         umask=0o077,  # what it keeps is seen through it, and not beside it
-        env={**inherited, **ONE_PROCESS, **environment},
+        env={**inherited, **SETTINGS, **environment},
     )
     while process.poll() is None and not told.wait(POLL_S):
         pass
