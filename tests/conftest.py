@@ -1,4 +1,4 @@
-"""Fixtures that more than one room needs."""
+"""Fixtures that more than one room needs, and which tests stay together when several processes share the suite."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share its servers; all tests of SLURM share the one cluster."""
+    for item in items:
+        group = "slurm" if "slurm" in item.path.parts else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
