@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hrm_lab.manifest import load_manifest
-from hrm_lab.run_folder import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING
+from hrm_lab.run_folder import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, STOPPED
 from hrm_lab.sweep.submission import Submission
 from tests.slurm.conftest import ROOT, Lab, attempts, journal_steps, wait_for
 
@@ -288,3 +288,24 @@ def test_hydras_stock_launcher_keeps_working(lab: Lab) -> None:
     states = [file.read_text() for file in lab.outputs.glob("runs/*/state.json")]
     assert len(states) == 2
     assert all(COMPLETED in state for state in states)
+
+
+def test_a_run_that_falls_behind_is_stopped_and_can_be_promoted(lab: Lab) -> None:
+    # Two processes each; 24 steps, evaluated after 8 and 16 too; one after the other, and the worse one comes second.
+    words = ["training.epochs=6", "training.eval_interval=2", "hydra.launcher.canary=false"]
+    words += ["hydra.launcher.array_parallelism=1", "hydra.launcher.tasks_per_node=2"]
+    words += ["stopping=asha", "stopping.min_peers=1", "stopping.metric=eval/lm_loss", "stopping.mode=min"]
+    words += ["stopping.ask_timeout=60", "optim.lr_warmup_steps=0", "optim.lr=1e-2,1e-6"]
+    lab.sweep("cut", *words)
+    good, cut = lab.wait("cut", {COMPLETED, STOPPED})
+    assert (good.standing.status, cut.standing.status) == (COMPLETED, STOPPED)
+    assert journal_steps(cut.folder, "eval/lm_loss") == [8]
+    wait_for(lambda: lab.record(cut.folder).status == "FINISHED", 30, "MLflow to be told")
+    assert lab.record(cut.folder).tags["stopping.rule"] == "asha"
+    assert "lr=1e-06" in lab.run("decisions", "cut").stdout
+    lab.run("resume", "cut", "--promote", "1")
+    # It is compared again at step 32, which it never reaches.
+    lab.wait("cut", {COMPLETED})
+    assert journal_steps(cut.folder, "eval/lm_loss") == [8, 16, 24]
+    wait_for(lambda: "stopping.rule" not in lab.record(cut.folder).tags, 30, "MLflow to be told")
+    assert [step for step, _ in lab.store().history(cut.folder.run_id or "", "eval/lm_loss")] == [8, 16, 24]
