@@ -71,7 +71,7 @@ simulate-stopping: $(STAMP) need-sweep  ## replay a sweep under other stopping r
 	@$(BIN)/hrm-lab simulate-stopping $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
 
 sync: $(STAMP) need-sweep  ## send to the tracking store what it has missed of a sweep, or a run (SWEEP=FOLDER)
-	@$(BIN)/hrm-lab sync $(SWEEP) --outputs "$(OUTPUTS)"
+	@$(BIN)/hrm-lab sync $(SWEEP) $(ARGS) --outputs "$(OUTPUTS)"
 
 sweeps: $(STAMP)  ## list all sweeps with the states of their points
 	@$(BIN)/hrm-lab sweeps --outputs "$(OUTPUTS)"

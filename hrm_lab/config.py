@@ -188,7 +188,9 @@ class TrackingConfig:
 
     enabled: bool = setting(True, "log to MLflow", identity=False)
     uri: Optional[str] = setting(
-        None, "MLflow tracking URI; null = a SQLite file in paths.outputs, made when missing", identity=False
+        None,
+        "MLflow tracking URI; null = MLFLOW_TRACKING_URI, else a SQLite file in paths.outputs, made when missing",
+        identity=False,
     )
     experiment: str = setting("hrm-lab", "MLflow experiment", identity=False)
     allow_open_server: bool = setting(
@@ -204,13 +206,27 @@ class TrackingConfig:
         identity=False,
     )
     flush_interval: float = setting(2.0, "pause between batches sent to MLflow", unit="s", low=0.05, identity=False)
+    drain_timeout: float = setting(
+        60.0, "longest wait at a run's end for the store to take the rest", unit="s", low=0.0, identity=False
+    )
 
 
 EVAL_METRICS = ("exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "lm_loss", "q_halt_loss")
 TRAIN_METRICS = (*EVAL_METRICS, "q_continue_loss")
-
+TRAIN_MEAN = "train_mean/"  # the training's mean since the evaluation before, which `train/`, of a log window, is not
+TRAINED = f"{TRAIN_MEAN}exact_accuracy"
 
 PRUNERS = ("none", "asha", "median", "percentile")
+# Which of them read a setting: to the others it would say nothing, and yet be part of the signature.
+READ_BY = {
+    "grace_steps": PRUNERS[1:],
+    "min_peers": PRUNERS[1:],
+    "pruner_patience": PRUNERS[1:],
+    "reduction_factor": ("asha",),
+    "brackets": ("asha",),
+    "percentile": ("percentile",),
+    "peers": ("median", "percentile"),
+}
 
 
 @dataclass
@@ -219,8 +235,8 @@ class StoppingConfig:
 
     metric: str = setting(
         "eval/exact_accuracy",
-        "watched at each evaluation: eval/METRIC, eval/SET/METRIC of one of several test sets, or the last logged "
-        "train/METRIC; the best weights are those of its best value",
+        "watched at each evaluation: eval/METRIC, eval/SET/METRIC of one of several test sets, or train_mean/METRIC, "
+        "the training's mean since the evaluation before; the best weights are those of its best value",
     )
     mode: str = setting("max", "whether more or less of the metric is better", choices=("max", "min"))
     patience: Optional[int] = setting(
@@ -230,7 +246,7 @@ class StoppingConfig:
     goal: Optional[float] = setting(None, "stop as soon as the metric is this good; null = never")
     overfit_accuracy: Optional[float] = setting(
         None,
-        "train/exact_accuracy from which on a falling evaluation is overfitting; null = never stop for it",
+        "train_mean/exact_accuracy from which on a falling evaluation is overfitting; null = never stop for it",
         low=0.0,
         high=1.0,
     )
@@ -238,10 +254,13 @@ class StoppingConfig:
     overfit_evaluations: int = setting(2, "falling evaluations in a row that stop", unit="evaluations", low=1)
     max_steps: Optional[int] = setting(None, "budget; null = no limit", unit="optimizer steps", low=1)
     max_hours: Optional[float] = setting(
-        None, "budget of wall time over all attempts; null = no limit", unit="h", low=0.0
+        None, "budget of wall time over all attempts, as the checkpoints know it; null = no limit", unit="h", low=0.0
     )
     max_gpu_hours: Optional[float] = setting(
-        None, "budget of GPU time over all attempts; null = no limit", unit="GPU h", low=0.0
+        None,
+        "budget of GPU time over all attempts, as the checkpoints know it; null = no limit",
+        unit="GPU h",
+        low=0.0,
     )
     pruner: str = setting(
         "none", "rule that compares a run with its siblings of the sweep after each evaluation", choices=PRUNERS
@@ -268,7 +287,12 @@ class StoppingConfig:
         low=0,
     )
     ask_timeout: float = setting(
-        10.0, "longest wait for the siblings' values; without them a run goes on", unit="s", low=0.0, identity=False
+        10.0,
+        "longest wait for the siblings' values; without them a run goes on",
+        unit="s",
+        low=0.0,
+        high=300.0,
+        identity=False,
     )
 
 
@@ -430,8 +454,8 @@ def _validate_stopping(config: Config) -> None:
         stopping.metric,
         "is no metric that an evaluation or the training logs",
         ", ".join(f"eval/{metric}" for metric in EVAL_METRICS)
-        + ", the same of one test set as eval/SET/METRIC, or "
-        + ", ".join(f"train/{metric}" for metric in TRAIN_METRICS),
+        + ", the same of one test set as eval/SET/METRIC, or the training's mean since the evaluation before, "
+        + ", ".join(f"{TRAIN_MEAN}{metric}" for metric in TRAIN_METRICS),
     )
     _require(
         stopping.overfit_accuracy is None or stopping.metric.startswith("eval/"),
@@ -440,26 +464,44 @@ def _validate_stopping(config: Config) -> None:
         f"overfitting is a falling evaluation, and stopping.metric={stopping.metric} is of training",
         "take stopping.metric=eval/exact_accuracy, or stopping.overfit_accuracy=null",
     )
-    _require(
-        stopping.max_gpu_hours is None or config.training.device != "cpu",
-        "stopping.max_gpu_hours",
-        stopping.max_gpu_hours,
-        "would never be spent with training.device=cpu",
-        "take stopping.max_hours",
-    )
-    for key, default, pruner in (("brackets", 1, "asha"), ("percentile", 50.0, "percentile")):
+    check_gpu_budget(stopping, config.training.device)
+    defaults = StoppingConfig()
+    for key, pruners in READ_BY.items():
         _require(
-            getattr(stopping, key) == default or stopping.pruner in ("none", pruner),
+            stopping.pruner in pruners or getattr(stopping, key) == getattr(defaults, key),
             f"stopping.{key}",
             getattr(stopping, key),
             f"says nothing to stopping.pruner={stopping.pruner}",
-            f"leave it out, or take stopping.pruner={pruner}",
+            f"leave it out, or take stopping.pruner={' or '.join(pruners)}",
         )
 
 
 def _is_metric(name: str) -> bool:
     evaluated, trained = "|".join(EVAL_METRICS), "|".join(TRAIN_METRICS)
-    return re.fullmatch(rf"eval/([^/]+/)?({evaluated})|train/({trained})", name) is not None
+    return re.fullmatch(rf"eval/([^/]+/)?({evaluated})|{TRAIN_MEAN}({trained})", name) is not None
+
+
+def watched(stopping: StoppingConfig) -> set[str]:
+    """The metrics that rules look at."""
+    return {stopping.metric} if stopping.overfit_accuracy is None else {stopping.metric, TRAINED}
+
+
+def check_gpu_budget(stopping: StoppingConfig, device: str) -> None:
+    """Refuse a budget that would never be spent.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` where that is not known yet.
+
+    Raises:
+        ConfigError: on a machine without a GPU.
+    """
+    _require(
+        stopping.max_gpu_hours is None or device != "cpu",
+        "stopping.max_gpu_hours",
+        stopping.max_gpu_hours,
+        "would never be spent on the CPU",
+        "take stopping.max_hours",
+    )
 
 
 def check_metric(stopping: StoppingConfig, test_sets: Collection[str]) -> None:
@@ -501,7 +543,7 @@ def refuse_secret(key: str, value: object) -> None:
     Raises:
         ConfigError: for a value that holds a secret, or looks like it; the error does not show it.
     """
-    shown = redacted(value)
+    shown = redacted({key: value})[key]
     if str(shown) != str(value):  # a NaN is not even equal to itself
         raise ConfigError(
             key,

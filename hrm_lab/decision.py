@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PROMOTION = "promotion"  # the rule by which a stopped run goes on
+BUDGET, TIME_BUDGET = "budget", "time budget"  # of steps; of hours, which are spent at another step another time
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Decision:
 
     Args:
         step: optimizer steps done.
-        rule: `patience`, `goal`, `overfitting`, `budget`, `divergence`, `asha`, `median`, `percentile`,
-            `promotion`.
+        rule: `patience`, `goal`, `overfitting`, `budget`, `time budget`, `divergence`, `asha`, `median`,
+            `percentile`, `promotion`.
         stops: whether the run ends by it.
         reason: in words, for whoever finds the run stopped.
         evidence: what it was decided on, for machines: metric, value, threshold, and of a comparison with siblings the

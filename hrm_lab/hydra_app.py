@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
-from hrm_lab.config import Config
+from hrm_lab.config import Config, refuse_secret
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import UserError
 from hrm_lab.logs import log_to_console
@@ -72,6 +72,9 @@ def main() -> None:
 
 
 def _call_hydra(words: Sequence[str]) -> None:
+    for word in words:  # now, because Hydra itself shows the overrides of a job that fails
+        key, _, value = word.partition("=")
+        refuse_secret(key.lstrip("+~"), value)
     asked, arguments = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors come through to us, who say them in fewer words
     sys.argv = ["hrm-lab", *words]

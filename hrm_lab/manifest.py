@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hrm_lab.config import Config
+from hrm_lab.config import Config, TrackingConfig
 from hrm_lab.errors import ConfigError, RunError
 from hrm_lab.files import write_json
 from hrm_lab.run_folder import Point, RunFolder
@@ -27,7 +27,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A sweep's points, in the order of the grid, and how they are run: `local` or `slurm`, with its settings."""
+    """A sweep's points, in the order of the grid, and how they are run: `local` or `slurm`, with its settings.
+
+    `tracking` is where the command that was last given logs them, and so the sweep's own run.
+    """
 
     name: str
     question: str
@@ -35,6 +38,7 @@ class Manifest:
     points: list[Entry]
     launcher: str
     settings: dict[str, Any]
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def folder(self) -> Path:
@@ -74,7 +78,8 @@ def load_manifest(outputs: Path, name: str) -> Manifest:
             + (f"one of {', '.join(known)}" if known else "start one with `hrm-lab sweep NAME`")
         )
     values = json.loads(path.read_text())
-    return Manifest(**(values | {"points": [Entry(**entry) for entry in values["points"]]}))
+    points = [Entry(**entry) for entry in values["points"]]
+    return Manifest(**(values | {"points": points, "tracking": TrackingConfig(**values.get("tracking", {}))}))
 
 
 def make_manifest(
@@ -113,7 +118,8 @@ def make_manifest(
     if (sweep_folder(outputs, first.name) / "manifest.json").exists():
         for earlier in load_manifest(outputs, first.name).points:
             entries.setdefault(earlier.signature, replace(earlier, in_grid=False))
-    return Manifest(first.name, first.question, str(outputs), list(entries.values()), launcher, settings)
+    points = list(entries.values())
+    return Manifest(first.name, first.question, str(outputs), points, launcher, settings, first.tracking)
 
 
 def prepare_points(

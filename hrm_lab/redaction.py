@@ -30,6 +30,14 @@ SECRET_PART = re.compile(
 ABOUT_SECRET = re.compile(r"^PWD$|[_.-](?:FILE|PATH|DIR|SOCK|NAME|USER|USERNAME|HOST|PORT|TYPE|MODE|LENGTH)$", re.I)
 NO_SECRET = re.compile(r"(?:~|\.{0,2})(?:/[\w.@:,-]+){2,}/?|[\d.,:+-]+|\w+://.*", re.S)  # a path, a number, a URL
 
+# How what stands for a value begins: {x}, <password>, %(x)s, ${VAR}, $(command), $VAR. In a URL %24 is a letter, and a
+# password may begin with a dollar: a variable's name is in capitals, or has no digit.
+STANDS_FOR_ONE = r"[{<*]|%(?![0-9A-Fa-f]{2})|\$(?:[{(]|\d\b|(?:[A-Z][A-Z0-9_]*|[A-Za-z_]+)(?![\w!#%^*?+=]))"
+A_VALUE = f"(?!{STANDS_FOR_ONE})"
+OPTION = (
+    r"--(?:[\w-]{0,40}-)?(?:token|pass(?:word|wd|phrase)|secret|credentials?|(?:api|access|private)-?key)"
+    r"(?:[\"'],)? +"  # the second form is that of a list of arguments
+)
 # What is kept of each is the first group. Its beginning is looked for first, which costs next to nothing.
 FORMS = [
     (beginning, re.compile(pattern, re.S))
@@ -42,15 +50,19 @@ FORMS = [
         ("AKIA", r"(AKIA)(?<!\w....)[A-Z0-9]{16}\b"),
         ("ASIA", r"(ASIA)(?<!\w....)[A-Z0-9]{16}\b"),
         ("xox", r"(xox[abeoprs]-)[A-Za-z0-9-]{10,}"),
-        ("AIza", r"(AIza)(?<!\w....)[\w-]{35}"),
+        ("AIza", r"(AIza)(?<!\w....)[\w-]{35,}"),
         ("eyJ", r"(eyJ)(?<!\w...)[\w-]{8,}\.eyJ[\w-]{5,}(?:\.[\w-]*)?"),
         ("-----BEGIN", r"(-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----)(?:[\sA-Za-z0-9+/=:,.\\]|-(?!-)){16,}"),
-        ("://", r"(://[^\s/:@'\"]*:)(?![{$<%*])[^\s/'\"]+(?=@)"),
-        ("uthorization", r"(uthorization\\?[\"']?\s*[:=]\s*\\?[\"']?[A-Za-z]+ )(?![{$<%*])[^\s\"',\\]{6,}"),
-        ("UTHORIZATION", r"(UTHORIZATION\\?[\"']?\s*[:=]\s*\\?[\"']?[A-Za-z]+ )(?![{$<%*])[^\s\"',\\]{6,}"),
+        ("://", rf"(://[^\s/:@'\"]*:){A_VALUE}[^\s/'\"]+(?=@)"),
+        ("://", r"(://)(?=[\w.~+-]*\d)[\w.~+-]{16,}(?=@)"),
+        ("password=", rf"([?&]password=){A_VALUE}[^\s&'\"]+"),
+        ("--", rf"({OPTION}[\"']){A_VALUE}(?=[^\"']*\d)[^\"'\n]{{6,}}(?=[\"'])"),
+        ("--", rf"({OPTION}){A_VALUE}(?![-/.~\"'])(?=[^\s\"']*\d)(?=[^\s\"']*[A-Za-z])[^\s\"',;)]{{6,}}"),
+        ("uthorization", rf"(uthorization\\?[\"']?\s*[:=]\s*\\?[\"']?[A-Za-z]+ ){A_VALUE}[^\s\"',\\]{{6,}}"),
+        ("UTHORIZATION", rf"(UTHORIZATION\\?[\"']?\s*[:=]\s*\\?[\"']?[A-Za-z]+ ){A_VALUE}[^\s\"',\\]{{6,}}"),
         ("earer ", r"(earer )(?=[\w.~+/-]*\d)[\w.~+/-]{16,}=*"),
-        ("ookie: ", r"(ookie: +[^\s={$<%]+=)(?![{$<%*])[^\r\n]+"),
-        ("login ", r"(login +\S+\s+password +)(?![{$<%*])\S{6,}"),
+        ("ookie: ", rf"(ookie: +[^\s={{$<%]+=){A_VALUE}[^\r\n]+"),
+        ("login ", rf"(login +\S+\s+password +){A_VALUE}\S{{6,}}"),
     )
 ]
 
@@ -60,12 +72,14 @@ ASSIGNED = re.compile(
           |[Cc]redentials?|CREDENTIALS?|(?:[Aa]pi|[Aa]ccess|[Pp]rivate|[Ss]igning|[Ee]ncryption|[Aa]ccount)[_-]?[Kk]ey
           |APIKEY|_KEY)
         \d*(?P<between>\\?["']?[ \t]*[:=][ \t]*(?!=))
-        (?:(?P<quote>\\?["'])(?P<quoted>[^"'\\\s]++)(?=(?P=quote))
+        (?:(?P<quote>\\?["'])(?P<quoted>[^"'\\\r\n]++)(?=(?P=quote))
           |(?P<plain>[^\s"'\\,;(){}\[\]<>&|`]++)(?=[\s"'\\,;)}\]&]|$))""",
     re.X,
 )
 PASSWORDS = ("pass", "secret")  # words with which letters alone are a secret
-PLACEHOLDER = re.compile(r"[{$<%~].*|\.{0,2}/.*|.*\*\*\*.*|[A-Z][A-Z_]+|[\d.,:+-]+|\w+://.*|.*[({\[<].*")
+PLACEHOLDER = re.compile(
+    rf"(?:{STANDS_FOR_ONE}|~).*" r"|\.{0,2}/.*|.*\*\*\*.*|[A-Z][A-Z_]+|[\d.,:+-]+|\w+://.*|.*[({\[<].*"
+)
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\.\.\.)?")
 TYPE = re.compile(r"(?:u?int|b?float|complex|utf-?|sha|md|base)\d+\w*")
 LINE_BEFORE = re.compile(r"(?:^|\n)[+\- ]?(?:export )?\w*$")
@@ -88,10 +102,20 @@ def redacted(values: Any) -> Any:
     if isinstance(values, str):
         return redact(values)
     if isinstance(values, Mapping):
-        return {key: redacted(value) for key, value in values.items()}
+        return {key: MASK if _is_kept_secret(key, value) else redacted(value) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
         return [redacted(value) for value in values]
     return values
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable, setting or tag of that name holds a secret, and not where one is or how long."""
+    return SECRET_PART.search(name) is not None and not ABOUT_SECRET.search(name)
+
+
+def _is_kept_secret(key: Any, value: Any) -> bool:
+    is_text = isinstance(key, str) and isinstance(value, str)
+    return is_text and is_secret_name(key) and _can_be_masked(value) and not PLACEHOLDER.fullmatch(value)
 
 
 def _mask_assigned(match: re.Match[str]) -> str:
@@ -114,10 +138,14 @@ def _is_part_of_a_name(match: re.Match[str]) -> bool:
 
 def _is_secret_text(name: str, value: str) -> bool:
     """For a value in quotes."""
-    if any(character.isdigit() for character in value):
+    has_digit = any(character.isdigit() for character in value)
+    is_password, speaks_of_it = name.lower().startswith(PASSWORDS), name.lower() in value.lower()
+    if re.search(r"\s", value):  # several words, and not what stands between two texts of code
+        return is_password and has_digit and not speaks_of_it and re.fullmatch(r"\w.*\S", value) is not None
+    if has_digit:
         return not DOTTED.fullmatch(value) and not TYPE.fullmatch(value)
-    if name.lower().startswith(PASSWORDS):
-        return name.lower() not in value.lower()
+    if is_password:
+        return not speaks_of_it
     return len(value) >= 20 and value.isalpha() and not (value.islower() or value.isupper())
 
 
@@ -146,7 +174,7 @@ def _values(variables: Mapping[str, str]) -> Iterator[str]:
     for name, value in variables.items():
         if "://" in value:
             value = _password(value)
-        elif ABOUT_SECRET.search(name) or not SECRET_PART.search(name):
+        elif not is_secret_name(name):
             continue
         for text in {value.strip(), *value.split("\n")}:
             if _can_be_masked(text):

@@ -8,11 +8,14 @@ attempts/        one file per process life    provenance.json    code, packages,
 tracking.json    its run in MLflow            dataset.json       what it was trained on
 system.jsonl     CPU, memory, GPU             evaluations/       what each evaluation saw, as arrays
 siblings.json    the last comparison's        promotion.json     why it goes on after it was stopped
+beginning.json   what tells it from others    data/dataset.json  what that says of itself
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +124,11 @@ class RunFolder:
         return state.status if state is not None else ""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to tell of it: not while it waits to begin, or to go on."""
+        return self.status not in ("", PENDING) and (self.path / "provenance.json").exists()
+
+    @property
     def journal(self) -> Path:
         """Every metric, a line of JSON for each call."""
         return self.path / "journal.jsonl"
@@ -158,10 +166,32 @@ class RunFolder:
         write_json(self.path / "promotion.json", asdict(promotion), durable=True)
         self.state = State(PENDING, promotion.reason)
 
+    def take_back(self, stopped: State) -> None:
+        """The promotion: it stays stopped."""
+        (self.path / "promotion.json").unlink()
+        self.state = stopped
+
     def write_provenance(self) -> None:
-        """Write down the code and the packages of this process, unless the run goes on from an earlier one's."""
-        if self.newest_step == 0 or not (self.path / "provenance.json").exists():
+        """Write down the code and the packages of this process, unless the run goes on from an earlier one's.
+
+        A run that begins afresh is another one to whoever follows it: nothing of the earlier attempt's journal is left
+        when it gets its new beginning.
+        """
+        goes_on = any(not path.name.startswith(".") for path in (self.path / "checkpoints").glob("*"))
+        if not goes_on:
+            self.journal.unlink(missing_ok=True)
+        if not goes_on or not (self.path / "provenance.json").exists():
             write_json(self.path / "provenance.json", collect().to_dict())
+        if not goes_on:
+            folder, _, number = self.beginning.partition("/")
+            beginning = f"{folder or uuid.uuid4().hex[:16]}/{int(number or 0) + 1}"
+            write_json(self.path / "beginning.json", {"beginning": beginning})
+
+    @property
+    def beginning(self) -> str:
+        """FOLDER/NUMBER: a random name of this very folder, and how often the run has begun; empty before it has."""
+        place = self.path / "beginning.json"
+        return str(self._read(place.name)["beginning"]) if place.exists() else ""
 
     def provenance(self) -> Provenance:
         """Where the run comes from."""
@@ -172,6 +202,13 @@ class RunFolder:
         info = dataset.info
         facts = {"name": info.name, "fingerprint": info.fingerprint, "counts": info.counts}
         write_json(self.path / "dataset.json", facts | {"folder": str(dataset.folder.resolve())})
+        self.dataset_copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(dataset.folder / "dataset.json", self.dataset_copy)
+
+    @property
+    def dataset_copy(self) -> Path:
+        """What the dataset says of itself, for whoever does not see its folder."""
+        return self.path / "data" / "dataset.json"
 
     def dataset_info(self) -> dict[str, Any] | None:
         """Name, fingerprint, counts and folder of the dataset, once the run has opened it."""

@@ -157,7 +157,7 @@ def test_an_identical_run_is_called_identical_and_leaves_the_first_one_as_it_was
     assert again.tags["hrm_lab.kind"] == "reproduction"
     assert again.tags["hrm_lab.weights_hash"] == lab.record.tags["hrm_lab.weights_hash"]
     assert again.params == lab.record.params
-    assert store.find_run(lab.record.tags["hrm_lab.signature"]) == lab.record.run_id
+    assert [found.run_id for found in store.find(lab.record.tags["hrm_lab.signature"])] == [lab.record.run_id]
     values = store.histories(again.run_id)
     assert {key for key in values if not key[1].startswith("perf/")} == {
         key for key in before if not key[1].startswith("perf/")

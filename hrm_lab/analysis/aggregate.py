@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hrm_lab.analysis.frames import EVAL, best_first, setting_columns
+from hrm_lab.analysis.frames import best_first, setting_columns
 from hrm_lab.analysis.keys import SEED, resolve
-from hrm_lab.run_folder import FINISHED
+from hrm_lab.analysis.metrics import EVAL
 
 MEANS = ("act_steps", "samples_per_s", "mfu", "wall_s")
 
@@ -17,8 +17,8 @@ MEANS = ("act_steps", "samples_per_s", "mfu", "wall_s")
 def aggregate(frame: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
     """One row for each group of runs, best mean first.
 
-    Means are over runs that have finished, so that a group is not made better or worse by how far the others have got;
-    `runs` and `states` say what else there is.
+    Means are over runs that were trained to an end of their own, so that a group is not made better or worse by how far
+    the others have got, or by where a comparison has cut them; `runs` and `states` say what else there is.
 
     Args:
         frame: of `load_sweep`.
@@ -40,9 +40,8 @@ def aggregate(frame: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFr
     """
     known = [*setting_columns(frame), SEED]
     keys = known[:-1] if by is None else resolve(by, known)
-    finished = frame["state"].isin(FINISHED)
     measured = [name for name in frame.columns if name.startswith(("best_", "last_"))]
-    values = frame[[*measured, *MEANS]].astype(float).where(finished).groupby(group_numbers(frame, keys))
+    values = frame[[*measured, *MEANS]].astype(float).where(frame["whole"]).groupby(group_numbers(frame, keys))
     groups = frame.groupby(group_numbers(frame, keys))
     ranked = _ranked(frame)
     columns = {key: groups[key].first(skipna=False) for key in keys}

@@ -6,13 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from hrm_lab.analysis.frames import Target
 from hrm_lab.analysis.groups import Group
-from hrm_lab.run_folder import FAILED, FINISHED
+from hrm_lab.analysis.metrics import Target, measured, scale_of
+from hrm_lab.run_folder import FAILED
 
 # In standard errors of the difference. With three seeds each, 4 of them happen by chance about once in 60 comparisons.
 UNCERTAIN, CLEAR = 2.0, 4.0
-SEEDS_FOR_CLEAR = 3
+SEEDS_FOR_CLEAR, MANY_SEEDS = 3, 8
 
 
 def answer(groups: Sequence[Group], target: Target) -> str:
@@ -25,14 +25,6 @@ def answer(groups: Sequence[Group], target: Target) -> str:
     if not known:
         return _nothing_known(groups)
     return " ".join(filter(None, [_best(known, target), _certainty(known), _chosen(known), _missing(groups)]))
-
-
-def measured(value: float, error: float | None, metric: str) -> str:
-    """`89.8 ± 1.2 %` for an accuracy, `0.1234 ± 0.0012` for anything else."""
-    is_share = metric.endswith("accuracy")
-    scale, digits = (100.0, 1) if is_share else (1.0, 4)
-    spread = "" if error is None else f" ± {scale * error:.{digits}f}"
-    return f"{scale * value:.{digits}f}{spread}{' %' if is_share else ''}"
 
 
 def _best(known: Sequence[Group], target: Target) -> str:
@@ -53,8 +45,8 @@ def _ahead(first: Group, second: Group, target: Target) -> str:
     other = f"{second.label}: {measured(second.mean, second.error, target.metric)}, {_seeds(second)}"
     if gap == 0:
         return f"and so does the next ({other})"
-    is_share = target.metric.endswith("accuracy")
-    size = f"{100 * gap:.1f} points" if is_share else f"{gap:.4f}"
+    factor, digits, unit = scale_of(target.metric)
+    size = f"{factor * gap:.{digits}f}{' points' if unit else ''}"
     return f"{size} {'more' if target.mode == 'max' else 'less'} than the next ({other})"
 
 
@@ -75,8 +67,10 @@ def _certainty(known: Sequence[Group]) -> str:
     size = f"That is {gap / error:.1f} standard errors of the difference"
     if gap < UNCERTAIN * error:
         return f"{size}, so the order of the first two is not certain."
-    if gap < CLEAR * error or min(first.n, second.n) < SEEDS_FOR_CLEAR:
-        return f"{size}: the first is probably better, but so few seeds do not prove it."
+    seeds = min(first.n, second.n)
+    if gap < CLEAR * error or seeds < SEEDS_FOR_CLEAR:
+        doubt = ", but so few seeds do not prove it" if seeds < MANY_SEEDS else ""
+        return f"{size}: the first is probably better{doubt}."
     return f"{size}, more than seeds alone would easily bring about."
 
 
@@ -86,21 +80,24 @@ def _chosen(known: Sequence[Group]) -> str:
 
 
 def _missing(groups: Sequence[Group]) -> str:
-    states = Counter(run.state.status for group in groups for run in group.runs)
-    failed, total = states[FAILED], sum(states.values())
-    open_runs = total - failed - sum(states[state] for state in FINISHED)
-    lines = [f"{_runs(failed)} of {total} failed and {_are(failed)} left out."] if failed else []
+    runs = [run for group in groups for run in group.runs]
+    total, failed = len(runs), sum(run.state.status == FAILED for run in runs)
+    cut = sum(run.cut_by is not None for run in runs)
+    open_runs = total - failed - cut - sum(run.is_whole for run in runs)
+    lines = [f"{_runs(cut)} of {total} {_were(cut)} cut by a comparison and {_are(cut)} in no mean."] if cut else []
+    lines += [f"{_runs(failed)} of {total} failed and {_are(failed)} left out."] if failed else []
     if open_runs:
         lines.append(f"{_runs(open_runs)} of {total} {_have(open_runs)} not finished, so this may change.")
     return " ".join(lines)
 
 
 def _nothing_known(groups: Sequence[Group]) -> str:
-    states = Counter(run.state.status for group in groups for run in group.runs)
-    total = sum(states.values())
+    runs = [run for group in groups for run in group.runs]
+    states = Counter("cut by a comparison" if run.cut_by else run.state.status for run in runs)
+    total = len(runs)
     if total and states[FAILED] == total:
         return f"There is no answer: {'the only run' if total == 1 else f'all {total} runs'} failed."
-    if any(states[state] for state in FINISHED):
+    if any(run.is_whole for run in runs):
         return "There is no answer: no run that has finished was evaluated."
     words = ", ".join(f"{count} {state.lower()}" for state, count in states.most_common())
     return f"There is no answer yet: no run has finished ({words})."
@@ -124,6 +121,10 @@ def _runs(count: int) -> str:
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _have(count: int) -> str:

@@ -13,13 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from hrm_lab.analysis.style import DPI, GIVEN, RIGHT, WRONG
 from hrm_lab.data.sudoku import symbols
 
 Arrays = Mapping[str, NDArray[Any]]  # of one evaluation; training/evaluation.py says which
 Tokens = NDArray[np.uint8]
 
 MOST_COLUMNS = 8  # boards beside each other
-GREY, BLUE, RED = "#d5d5d5", "#1f4e9c", "#b30000"
 CELL_IN, LEAST_IN = 0.2, 1.35  # inches of a cell, and of a board at least: its caption needs room
 
 
@@ -33,7 +33,7 @@ def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
     steps = shown_steps(predictions.shape[1])
     board = Board(arrays)
     size = max(LEAST_IN, CELL_IN * max(board.rows, board.cols))
-    figure = Figure((len(steps) * (size + 0.12), len(inputs) * (size + 0.35) + 0.9), dpi=110, layout="constrained")
+    figure = Figure((len(steps) * (size + 0.12), len(inputs) * (size + 0.35) + 0.9), dpi=DPI, layout="constrained")
     figure.suptitle(", ".join(filter(None, ("Test puzzles after each ACT step", title))))
     axes = figure.subplots(len(inputs), len(steps), squeeze=False)
     for puzzle, row in enumerate(axes):
@@ -76,13 +76,13 @@ class Board:
             top, left = divmod(cell, self.cols)
             is_given, is_right = inputs[cell] == labels[cell], token == labels[cell]
             if is_given:
-                axis.add_patch(Rectangle((left, top), 1, 1, facecolor=GREY, zorder=0))
+                axis.add_patch(Rectangle((left, top), 1, 1, facecolor=GIVEN, zorder=0))
             if not is_right:
                 frame = Rectangle(
-                    (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=RED, linewidth=self.font / 8
+                    (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=WRONG, linewidth=self.font / 8
                 )
                 axis.add_patch(frame)
-            colour = RED if not is_right else "black" if is_given else BLUE
+            colour = WRONG if not is_right else "black" if is_given else RIGHT
             weight = "bold" if is_given else "normal"
             place = (left + 0.5, top + 0.53)
             axis.text(
@@ -114,7 +114,7 @@ def _caption(said: Tokens, labels: Tokens, inputs: Tokens, sure: float) -> str:
 def _legend() -> list[Patch | Line2D]:
     return [
         Line2D([], [], linestyle="", marker="$5$", color="black", markersize=8, label="given: bold on grey"),
-        Line2D([], [], linestyle="", marker="$5$", color=BLUE, markersize=7, label="right: plain"),
-        Patch(fill=False, edgecolor=RED, linewidth=1.5, label="wrong: framed"),
+        Line2D([], [], linestyle="", marker="$5$", color=RIGHT, markersize=7, label="right: plain"),
+        Patch(fill=False, edgecolor=WRONG, linewidth=1.5, label="wrong: framed"),
         Line2D([], [], linestyle="", marker="o", color="black", markersize=4, label="changed since the column before"),
     ]

@@ -13,11 +13,13 @@ from rich.table import Table
 
 from hrm_lab.analysis.aggregate import aggregate, has_seeds
 from hrm_lab.analysis.curves import draw_curves
-from hrm_lab.analysis.frames import EVAL, Results, setting_columns
+from hrm_lab.analysis.frames import Results, setting_columns
 from hrm_lab.analysis.groups import as_given, groups_of
 from hrm_lab.analysis.keys import SEED, short_names
+from hrm_lab.analysis.metrics import EVAL, scale_of
+from hrm_lab.analysis.runs import is_failure
 from hrm_lab.errors import UserError
-from hrm_lab.run_folder import FAILED
+from hrm_lab.run_folder import FAILED, STOPPED
 
 NOTHING = "-"
 
@@ -75,23 +77,38 @@ def title(results: Results) -> str:
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
-    """What a table has no room for: why runs failed or stopped early, and where their logs lie."""
+    """What a table has no room for: why runs failed, and where their logs lie."""
     lines = []
-    for (state, detail), same in frame[frame["detail"] != ""].groupby(["state", "detail"], sort=False):
+    failed = frame[frame["state"].map(is_failure) & (frame["detail"] != "")]
+    for (state, detail), same in failed.groupby(["state", "detail"], sort=False):
         names = f"{same['point'].iloc[0]}" + (f" and {len(same) - 1} more" if len(same) > 1 else "")
         lines.append(f"{names}: {str(state).lower()}: {detail}\n  log: {same['folder'].iloc[0]}/log.txt")
     return lines
 
 
+def stopped_note(results: Results) -> str:
+    """How many stopped early, and what says why; empty where none did."""
+    stopped = sum(run.state.status == STOPPED for run in results.runs)
+    verbs = ", ".join(f"`hrm-lab decisions {manifest.name}`" for manifest in results.manifests)
+    return f"{stopped} stopped early: {verbs}" if stopped else ""
+
+
 def draw(results: Results) -> Path | None:
-    """Draw the learning curves, and return the path of the picture, which lies with the first sweep; None: no curve."""
-    first, *others = results.manifests
-    name = "learning_curves.png" if not others else f"learning_curves_with_{'_'.join(m.name for m in others)}.png"
+    """Draw the learning curves among the first sweep's figures, where the report has them too.
+
+    Returns:
+        The picture's path; None where there is no curve, or nothing can be written: others' results can be read too.
+    """
     picture = draw_curves(groups_of(results), results.target)
     if picture is None:
         return None
-    (first.folder / name).write_bytes(picture.png)
-    return first.folder / name
+    path = results.manifests[0].folder / "figures" / f"{picture.name}.png"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture.png)
+    except OSError:
+        return None
+    return path
 
 
 def _of_runs(frame: pd.DataFrame) -> list[Column]:
@@ -141,9 +158,8 @@ def _metric(frame: pd.DataFrame) -> str:
 
 def _measured(frame: pd.DataFrame, which: str, metric: str) -> Column:
     """Best or last value of a metric; of groups the mean, with its standard error. Accuracies in percent."""
-    is_share = metric.endswith("accuracy")
-    scale, digits = (100.0, 1) if is_share else (1.0, 4)
-    heading = f"{which}\n{metric.removesuffix('_accuracy').replace('_', ' ')}{' %' if is_share else ''}"
+    scale, digits, unit = scale_of(metric)
+    heading = f"{which}\n{metric.removesuffix('_accuracy').replace('_', ' ')}{unit}"
     if f"{which}_{metric}" in frame:
         return _figures(heading, scale * frame[f"{which}_{metric}"], digits)
     if frame.empty:
@@ -170,4 +186,6 @@ def _settings(frame: pd.DataFrame, keys: Sequence[str]) -> list[Column]:
 
 
 def _text(frame: pd.DataFrame, key: str, heading: str) -> Column:
-    return Column(heading, [as_given(value) for value in frame[key]], pd.api.types.is_numeric_dtype(frame[key]))
+    values = frame[key]
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return Column(heading, [as_given(value) for value in values], is_number)

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hrm_lab.analysis.frames import EVAL, Run, Series, Target, read_run, target_of
 from hrm_lab.analysis.groups import Group
+from hrm_lab.analysis.metrics import EVAL, Target
+from hrm_lab.analysis.runs import Run, Series, read_run, target_of
 from hrm_lab.analysis.style import (
     GREY,
     TOLD_APART,
@@ -23,7 +24,7 @@ from hrm_lab.analysis.style import (
     title_of,
     told_apart,
 )
-from hrm_lab.run_folder import COMPLETED, PENDING, RUNNING, RunFolder
+from hrm_lab.run_folder import PENDING, RUNNING, RunFolder
 
 PANELS = {
     "eval/accuracy": "test cells right",
@@ -60,8 +61,8 @@ def draw_curves(groups: Sequence[Group], target: Target) -> Picture | None:
         axis.set_visible(False)
     add_legend(figure, {place: group.label for place, group in enumerate(groups[:TOLD_APART])})
     caption = (
-        "Mean over the seeds that were trained to their last epoch, with a band of ± one standard error; a run that "
-        "has not got there is a line of its own, with a cross where it ended. Training values are smoothed."
+        "Mean over the seeds that were trained to the end, with a band of ± one standard error; a run that has not got "
+        "as far is a line of its own, with a cross where it ended. Training values are smoothed."
     )
     alt = f"Learning curves of {len(groups)} groups of runs: {', '.join(panels.values())}"
     return picture(figure, "learning_curves", alt, caption + told_apart(len(groups)))
@@ -82,13 +83,12 @@ def common_steps(series: Sequence[Series]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _draw_group(axis: Axes, group: Group, metric: str, index: int) -> None:
-    whole = [run.curves[metric] for run in group.runs if run.state.status == COMPLETED and metric in run.curves]
-    others = [run for run in group.runs if run.state.status != COMPLETED and metric in run.curves]
+    whole, others = _by_end([run for run in group.runs if metric in run.curves], metric)
     is_named, is_judged = index < TOLD_APART, metric.startswith(EVAL)
     style = look(index) if is_named else GREY
     style = style | ({"markersize": 4} if is_judged else {"marker": ""})
     if whole:
-        steps, values = common_steps(whole)
+        steps, values = common_steps([run.curves[metric] for run in whole])
         values = values if is_judged else _smooth(values)
         mean = values.mean(axis=0)
         every = max(1, len(steps) // MARKED)
@@ -100,6 +100,13 @@ def _draw_group(axis: Axes, group: Group, metric: str, index: int) -> None:
     for run in others:
         has_ended = run.state.status not in (RUNNING, PENDING)
         _draw_alone(axis, run, metric, style | thin, is_marked=is_named and has_ended)
+
+
+def _by_end(runs: Sequence[Run], metric: str) -> tuple[list[Run], list[Run]]:
+    """Those trained to the end, which make one line, and all others: a goal, for one, is not reached by all at once."""
+    end = max((run.curves[metric].steps[-1] for run in runs if run.is_whole), default=0)
+    whole = [run for run in runs if run.is_whole and run.curves[metric].steps[-1] == end]
+    return whole, [run for run in runs if run not in whole]
 
 
 def _draw_alone(axis: Axes, run: Run, metric: str, style: dict[str, Any], is_marked: bool) -> None:

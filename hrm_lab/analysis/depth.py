@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hrm_lab.analysis.boards import Arrays
-from hrm_lab.analysis.frames import Run, Target, best_step
 from hrm_lab.analysis.groups import Group
+from hrm_lab.analysis.metrics import Target
+from hrm_lab.analysis.runs import Run, best_step
 from hrm_lab.analysis.style import TOLD_APART, Picture, add_legend, look, picture, show_metric, title_of
 
 DEPTH = ("exact_accuracy", "accuracy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hrm_lab.analysis.code_diff import code_difference
 from hrm_lab.analysis.keys import identity_settings
+from hrm_lab.analysis.metrics import EVAL, Target, best_index, mode_of
 from hrm_lab.analysis.one_run import OneRun
 from hrm_lab.tracking.logged import Values
 from hrm_lab.tracking.provenance import NOT_THERE, differences
@@ -83,12 +84,11 @@ def shown(found: Diff) -> Group:
 
 
 def _config(one: OneRun, other: OneRun) -> list[Row]:
-    """First what can change a result."""
-    matters = identity_settings(one.config) | identity_settings(other.config)
-    rows = _rows(one.config, other.config)
-    return [row for row in rows if row[0] in matters] + [
-        (f"{key} (no part of the result)", mine, yours) for key, mine, yours in rows if key not in matters
-    ]
+    """First what can change a result; what a run's version did not have had its default."""
+    mine, yours = identity_settings(one.config), identity_settings(other.config)
+    others = [key for key in one.config if key in other.config and key not in mine | yours]
+    rest = _rows(*({key: run.config[key] for key in others} for run in (one, other)))
+    return _rows(mine, yours) + [(f"{key} (no part of the result)", a, b) for key, a, b in rest]
 
 
 def _code(one: OneRun, other: OneRun) -> list[Row]:
@@ -123,24 +123,28 @@ def _environment(one: OneRun, other: OneRun) -> list[Row]:
 
 def _outcome(one: OneRun, other: OneRun) -> list[Row]:
     def facts(run: OneRun) -> dict[str, Any]:
-        return {"status": run.status, "reason": run.reason or None} | _evaluations(run.values)
+        return {"status": run.status, "reason": run.reason or None} | _evaluations(run)
 
     rows = _rows(facts(one), facts(other))
     same_recipe = identity_settings(one.config) == identity_settings(other.config)
     return rows + (_first_difference(one.values, other.values) if same_recipe else [])
 
 
-def _evaluations(values: Values) -> dict[str, str]:
+def _evaluations(run: OneRun) -> dict[str, str]:
     """Best and last value of every evaluation metric, each with its step."""
+    settings = identity_settings(run.config)
+    watched = Target(settings["stopping.metric"], settings["stopping.mode"])
     series: dict[str, list[tuple[int, float]]] = {}
-    for (step, key), value in sorted(values.items()):
-        if key.startswith("eval/"):
+    for (step, key), value in sorted(run.values.items()):
+        if key.startswith(EVAL):
             series.setdefault(key, []).append((step, value))
     facts = {}
     for key, points in sorted(series.items()):
-        choose: Callable[..., tuple[int, float]] = max if key.endswith("accuracy") else min
-        for which, (step, value) in {"best": choose(points, key=lambda point: point[1]), "last": points[-1]}.items():
-            facts[f"{which} {key}"] = f"{value:.6g} at step {step}"
+        best = best_index([value for _, value in points], mode_of(key, [watched]))
+        for which, index in {"best": best, "last": -1}.items():
+            if index is not None:
+                step, value = points[index]
+                facts[f"{which} {key}"] = f"{value:.6g} at step {step}"
     return facts
 
 

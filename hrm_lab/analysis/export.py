@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -73,4 +74,5 @@ def _math(column: Column, cell: str) -> str:
     if cell == NOTHING:
         return "--"
     number, is_partly, total = cell.partition(" of ")
+    number = re.sub(r"e([+-]\d+)", lambda power: rf" \times 10^{{{int(power[1])}}}", number)
     return f"${number.replace('±', chr(92) + 'pm')}$" + is_partly + (f"${total}$" if is_partly else "")

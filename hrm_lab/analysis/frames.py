@@ -6,73 +6,23 @@ is read once, however many tables and pictures are made of it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hrm_lab.analysis.keys import SEED, Settings, differing, identity_settings, with_data
+from hrm_lab.analysis.keys import SEED, differing, with_data
+from hrm_lab.analysis.metrics import EVAL, Target
+from hrm_lab.analysis.runs import Curves, Run, best_step, read_run, target_of, watched_by, watched_series
 from hrm_lab.errors import UserError
 from hrm_lab.manifest import Manifest, load_manifest
-from hrm_lab.run_folder import RunFolder, State
-from hrm_lab.tracking.journal import read_journal
+from hrm_lab.run_folder import RunFolder
 
-EVAL = "eval/"
-
-
-class Series(NamedTuple):
-    """One metric of one run, in order of steps."""
-
-    steps: list[int]
-    values: list[float]
-
-
-Curves = dict[str, Series]  # by metric
-
-
-class Record(NamedTuple):
-    """What a journal holds."""
-
-    curves: Curves
-    decisions: list[dict[str, Any]]  # as hrm_lab.decision.Decision.to_dict makes them
-    artifacts: list[str]  # files in the run's folder: evaluations/step_00000100.npz
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run as its folder has it. `sweep` names all the sweeps that it is a point of."""
-
-    sweep: str
-    point: str
-    folder: RunFolder
-    settings: Settings
-    data: str | None  # fingerprint
-    state: State
-    gpu_hours: float  # of all attempts, those that were lost included
-    hours: float  # the same on the clock, with or without a GPU
-    record: Record
-
-    @property
-    def curves(self) -> Curves:
-        """Every metric."""
-        return self.record.curves
-
-
-class Target(NamedTuple):
-    """What runs are ranked by: an evaluation metric, and whether more (max) or less (min) of it is better."""
-
-    metric: str
-    mode: str
-
-    @property
-    def short(self) -> str:
-        """As it stands in the columns' names: best_SHORT, last_SHORT."""
-        return self.metric.removeprefix(EVAL)
+log = logging.getLogger("hrm_lab")
 
 
 @dataclass(frozen=True)
@@ -98,6 +48,17 @@ class Results:
         """See `load_curves`."""
         return _tidy(self.runs)
 
+    def settled(self) -> Results:
+        """These; by a metric that all were evaluated by where they watched different ones and nobody said which."""
+        if self.metric is not None or len(watched_by(self.runs)) < 2:
+            return self
+        evaluated = [{key for key in run.curves if key.startswith(EVAL)} for run in self.runs if run.curves]
+        shared = sorted(set.intersection(*evaluated)) if evaluated else []
+        metric = next((key for key in shared if key.endswith("exact_accuracy")), next(iter(shared), None))
+        if metric is not None:
+            log.warning("the runs watched different metrics: ranked by %s; --metric NAME takes another", metric)
+        return replace(self, metric=metric)
+
 
 def load_sweep(*sweeps: str | Manifest, outputs: str | Path = "outputs", metric: str | None = None) -> pd.DataFrame:
     """One row for each run, best first; runs that have not been evaluated yet stand last.
@@ -118,6 +79,7 @@ def load_sweep(*sweeps: str | Manifest, outputs: str | Path = "outputs", metric:
         samples_per_s, mfu: training speed, and share of the device's peak where that is known.
         wall_s, gpu_h: seconds at the last evaluation; GPU-hours of all attempts.
         state, detail: where it truly stands, and why it failed or stopped early.
+        whole: whether it was trained to an end of its own; what a comparison with its siblings has cut was not.
         run_id, folder, signature: its MLflow run and its folder.
 
     Raises:
@@ -148,75 +110,9 @@ def read_results(*sweeps: str | Manifest, outputs: str | Path = "outputs", metri
     return Results(manifests, runs, metric)
 
 
-def read_curves(path: Path) -> Curves:
-    """A journal's metrics."""
-    return read_record(path).curves
-
-
-def read_record(path: Path) -> Record:
-    """All that a journal holds."""
-    record = Record({}, [], [])
-    curves = record.curves
-    for entry in read_journal(path):
-        if "decision" in entry:
-            record.decisions.append(entry["decision"])
-        if "artifact" in entry:
-            record.artifacts.append(entry["artifact"])
-        for key, value in entry.get("metrics", {}).items():
-            series = curves.get(key)
-            if series is None:
-                series = curves[key] = Series([], [])
-            series.steps.append(entry["step"])
-            series.values.append(value)
-    return record
-
-
 def setting_columns(frame: pd.DataFrame) -> list[str]:
     """The columns that are settings, without the seed: those with a dotted name."""
     return [name for name in frame.columns if "." in name]
-
-
-def read_run(folder: RunFolder, points: Sequence[tuple[str, str]]) -> Run:
-    """One run.
-
-    Args:
-        points: sweep and label of each point that it is.
-    """
-    try:
-        stored = json.loads((folder.path / "config.json").read_text())
-    except (OSError, ValueError):
-        stored = {}  # somebody deleted the folder: the point is still asked for
-    data = folder.dataset_info()
-    attempts = folder.attempts.all()
-    return Run(
-        ", ".join(dict.fromkeys(sweep for sweep, _ in points)),
-        points[0][1],
-        folder,
-        identity_settings(stored) if stored else {},
-        data["fingerprint"] if data else None,
-        folder.true_state(),
-        sum(attempt.gpu_seconds for attempt in attempts) / 3600,
-        sum(attempt.seen - attempt.began for attempt in attempts) / 3600,
-        read_record(folder.journal),
-    )
-
-
-def target_of(runs: Sequence[Run], metric: str | None = None) -> Target:
-    watched = {
-        Target(run.settings["stopping.metric"], run.settings["stopping.mode"]) for run in runs if run.settings
-    } or {Target("eval/exact_accuracy", "max")}
-    if metric is None:
-        if len(watched) > 1:
-            names = ", ".join(sorted(f"{target.metric} ({target.mode})" for target in watched))
-            raise UserError(f"the runs watched different metrics: {names}\n  way out: --metric NAME compares by one")
-        return watched.pop()
-    metric = metric if metric.startswith(EVAL) else EVAL + metric
-    known = sorted({key for run in runs for key in run.curves if key.startswith(EVAL)})
-    if known and metric not in known:
-        raise UserError(f"metric={metric}: no run was evaluated by it\n  way out: take {', '.join(known)}")
-    # Accuracies are better high; losses and steps are better low.
-    guess = Target(metric, "max" if metric.endswith("accuracy") else "min")
-    return next((target for target in watched if target.metric == metric), guess)
 
 
 def _frame(runs: list[Run], target: Target) -> pd.DataFrame:
@@ -252,6 +148,7 @@ def _frame(runs: list[Run], target: Target) -> pd.DataFrame:
         },
         "gpu_h": _numbers([run.gpu_hours for run in runs]),
         "state": [run.state.status for run in runs],
+        "whole": [run.is_whole for run in runs],
         "detail": [run.state.detail for run in runs],
         "run_id": [run.folder.run_id for run in runs],
         "folder": [str(run.folder.path) for run in runs],
@@ -269,21 +166,12 @@ def _numbers(values: list[Any]) -> pd.Series[float]:
     return pd.Series(values, dtype=float)
 
 
-def best_step(curves: Curves, target: Target) -> int | None:
-    """The first of equals, as the trainer keeps it."""
-    series = curves.get(target.metric)
-    if series is None:
-        return None
-    best = max(series.values) if target.mode == "max" else min(series.values)
-    return series.steps[series.values.index(best)]
-
-
 def _last_step(curves: Curves) -> int | None:
     return max((series.steps[-1] for key, series in curves.items() if key.startswith(EVAL)), default=None)
 
 
 def _at(curves: Curves, metric: str, step: int | None) -> float | None:
-    series = curves.get(metric)
+    series = watched_series(curves, metric)
     if series is None or step is None or step not in series.steps:
         return None
     return series.values[series.steps.index(step)]

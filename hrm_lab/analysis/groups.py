@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 
 from hrm_lab.analysis.aggregate import aggregate
-from hrm_lab.analysis.frames import Results, Run, setting_columns
+from hrm_lab.analysis.frames import Results, setting_columns
 from hrm_lab.analysis.keys import short_names
-from hrm_lab.run_folder import FINISHED
+from hrm_lab.analysis.runs import Run
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group. `mean` and `error` are those of the best evaluations of the `n` runs that have finished.
+    """One group. `mean` and `error` are those of the best evaluations of the `n` runs that were trained to
+    an end of their own.
 
     Both are None where nothing was evaluated; `error`, the standard error of the mean, also for a single run.
     """
@@ -30,7 +31,7 @@ class Group:
     @property
     def finished(self) -> tuple[Run, ...]:
         """The runs that the mean is over."""
-        return tuple(run for run in self.runs if run.state.status in FINISHED)
+        return tuple(run for run in self.runs if run.is_whole)
 
 
 def groups_of(results: Results) -> list[Group]:

@@ -11,12 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hrm_lab.analysis.answer import measured
-from hrm_lab.analysis.frames import Results, Target, setting_columns
+from hrm_lab.analysis.frames import Results, setting_columns
 from hrm_lab.analysis.groups import as_given, number
 from hrm_lab.analysis.keys import short_names
+from hrm_lab.analysis.metrics import Target, measured
 from hrm_lab.analysis.style import COLOURS, Picture, picture, plain, show_metric, title_of
-from hrm_lab.run_folder import FINISHED
 
 MOST_VALUES = 12  # of an axis of the heat map; more of them are drawn as dots
 CROWDED = 24  # tick labels
@@ -45,7 +44,7 @@ def draw_axes(results: Results) -> Picture | None:
     Means are over seeds and over all other axes, of runs that have finished.
     """
     frame, target = results.frame, results.target
-    runs = frame[frame["state"].isin(FINISHED) & frame[f"best_{target.short}"].notna()]
+    runs = frame[frame["whole"] & frame[f"best_{target.short}"].notna()]
     axes = axes_by_spread(runs, target)
     coarse = [axis for axis in axes if len(axis.values) <= MOST_VALUES]
     if len(coarse) > 1:

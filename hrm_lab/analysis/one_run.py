@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrm_lab.analysis.runs import read_stored
 from hrm_lab.errors import RunError
 from hrm_lab.run_folder import COMPLETED, STOPPED, RunFolder
 from hrm_lab.tracking.logged import Logged, Values, find, flat, journal_values, open_store
@@ -63,12 +64,12 @@ def _folders(word: str, outputs: Path) -> list[RunFolder]:
 
 
 def _of_folder(folder: RunFolder) -> OneRun:
-    provenance, data, state = folder.path / "provenance.json", folder.dataset_info() or {}, folder.true_state()
+    data, state = folder.dataset_info() or {}, folder.true_state()
     return OneRun(
         folder.point().label,
         str(folder.path),
         flat(json.loads((folder.path / "config.json").read_text())),
-        json.loads(provenance.read_text()) if provenance.exists() else {},
+        read_stored(folder.path / "provenance.json"),
         {key: data[key] for key in ("fingerprint", "counts") if key in data},
         state.status,
         state.detail,

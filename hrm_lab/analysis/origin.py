@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hrm_lab.analysis.frames import Run
+from hrm_lab.analysis.runs import Run, read_stored
 from hrm_lab.manifest import Manifest
 from hrm_lab.redaction import redact
 
@@ -37,15 +36,14 @@ def command(manifest: Manifest) -> str | None:
 def versions(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Code, packages and machine, one row for each that differ, with the number of runs, most first.
 
-    Runs that have not begun yet come from nowhere.
+    Runs that have not begun yet come from nowhere, and nobody knows where those do whose word on it is damaged.
     """
-    began = [run for run in runs if (run.folder.path / "provenance.json").exists()]
-    found = Counter(tuple(_origin(run).items()) for run in began)
+    known = filter(None, (read_stored(run.folder.path / "provenance.json") for run in runs))
+    found = Counter(tuple(_origin(facts).items()) for facts in known)
     return [{"runs": str(count)} | dict(row) for row, count in found.most_common()]
 
 
-def _origin(run: Run) -> dict[str, str]:
-    facts: dict[str, Any] = json.loads((run.folder.path / "provenance.json").read_text())
+def _origin(facts: Mapping[str, Any]) -> dict[str, str]:
     packages = facts.get("packages", {})
     commit = facts.get("commit", "")[:12] or "-"
     return {

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from hrm_lab.analysis.frames import Target
 from hrm_lab.analysis.groups import Group
+from hrm_lab.analysis.metrics import Target
 from hrm_lab.analysis.style import COLOURS, Picture, picture, plain, show_metric, title_of
 
 LETTERED = 12  # points of the front that are labelled, evenly spread

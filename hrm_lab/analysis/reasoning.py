@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from hrm_lab.analysis.boards import Arrays
-from hrm_lab.analysis.depth import rating_names
-
-STYLES = ((0, (1, 2)), ":", "-.", "--", "-")  # the newest evaluation is the solid line
-MARKERS = "^sDvo"
+from hrm_lab.analysis.depth import DEPTH, rating_names
+from hrm_lab.analysis.style import COLOURS, DPI, aged, show_metric, title_of
 
 
 def draw_act_depth(evaluations: Mapping[int, Arrays], path: Path) -> Path:
@@ -23,27 +21,17 @@ def draw_act_depth(evaluations: Mapping[int, Arrays], path: Path) -> Path:
     Args:
         evaluations: at most five, by optimizer step, in order; the last one stands out.
     """
-    figure = Figure((11, 4.4), dpi=110, layout="constrained")
+    figure = Figure((11, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, 2)
-    panels = (("exact_accuracy", "test puzzles solved exactly"), ("accuracy", "test cells right"))
-    for axis, (key, name) in zip(axes, panels, strict=True):
-        for place, (step, arrays) in enumerate(evaluations.items(), len(STYLES) - len(evaluations)):
-            is_last = place == len(STYLES) - 1
-            axis.plot(
-                np.arange(1, len(arrays[key]) + 1),
-                arrays[key],
-                linestyle=STYLES[place],
-                marker=MARKERS[place],
-                markersize=6 if is_last else 4,
-                linewidth=2.4 if is_last else 1.2,
-                color="tab:blue" if is_last else str(0.75 - 0.15 * place),
-                label=f"after step {step:,}",
-            )
+    for axis, key in zip(axes, DEPTH, strict=True):
+        for age, (step, arrays) in zip(range(len(evaluations) - 1, -1, -1), evaluations.items(), strict=True):
+            depths = np.arange(1, len(arrays[key]) + 1)
+            axis.plot(depths, arrays[key], label=f"after step {step:,}", **aged(age))
         axis.axvline(len(arrays[key]), color="black", linestyle=":", linewidth=1, label="trained depth")
-        axis.set_title(name)
+        axis.set_title(title_of(key))
         axis.set_xlabel("ACT steps taken")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _percent(axis)
+        _percent(axis, key)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle("Accuracy by ACT step")
     figure.savefig(path)
@@ -52,7 +40,7 @@ def draw_act_depth(evaluations: Mapping[int, Arrays], path: Path) -> Path:
 
 def draw_difficulty(arrays: Arrays, path: Path, title: str = "") -> Path:
     """Draw which puzzles are solved, and how long the model itself would think about them, by their rating."""
-    figure = Figure((11, 4.4), dpi=110, layout="constrained")
+    figure = Figure((11, 4.4), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     names = rating_names(dict(arrays)) or ["not rated"]
     counts, places = arrays["puzzles"], np.arange(len(names))
@@ -61,9 +49,9 @@ def draw_difficulty(arrays: Arrays, path: Path, title: str = "") -> Path:
     bars = left.bar(places, last, 0.7, color="lightsteelblue", edgecolor="black", label=f"after {steps} ACT steps")
     left.bar_label(bars, [f"{share:.0%}" for share in last], padding=2)
     left.plot(places, first, "ko", linestyle="", markersize=6, label="after the first")
-    left.set_title("test puzzles solved exactly")
-    _percent(left, top=1.1)
-    right.plot(places, arrays["halting_step"], "o-", markersize=7, color="tab:blue", label="mean of the puzzles")
+    left.set_title(title_of("exact_accuracy"))
+    _percent(left, "exact_accuracy", top=1.1)
+    right.plot(places, arrays["halting_step"], "o-", markersize=7, color=COLOURS[0], label="mean of the puzzles")
     right.set_title("ACT steps before the model itself would halt")
     right.set_ylim(0, steps * 1.08)
     right.grid(alpha=0.3)
@@ -79,7 +67,7 @@ def draw_difficulty(arrays: Arrays, path: Path, title: str = "") -> Path:
     return path
 
 
-def _percent(axis: Axes, top: float = 1.03) -> None:
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+def _percent(axis: Axes, key: str, top: float = 1.03) -> None:
+    show_metric(axis, key)
     axis.set_ylim(-0.03, top)
     axis.grid(alpha=0.3)

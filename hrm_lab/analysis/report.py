@@ -20,15 +20,16 @@ from hrm_lab.analysis.answer import answer
 from hrm_lab.analysis.comparison import Column, compare
 from hrm_lab.analysis.curves import draw_curves
 from hrm_lab.analysis.depth import draw_depth, draw_ratings, judged
-from hrm_lab.analysis.frames import Results, Run, setting_columns
+from hrm_lab.analysis.frames import Results, setting_columns
 from hrm_lab.analysis.groups import Group, as_given, groups_of
 from hrm_lab.analysis.heat_map import draw_axes
 from hrm_lab.analysis.keys import SEED
 from hrm_lab.analysis.origin import command, versions
 from hrm_lab.analysis.pareto import draw_pareto
+from hrm_lab.analysis.runs import Run, is_failure
 from hrm_lab.analysis.style import Picture
 from hrm_lab.errors import UserError
-from hrm_lab.run_folder import FINISHED, PENDING, RUNNING, STOPPED
+from hrm_lab.run_folder import FINISHED, STOPPED
 
 TEMPLATE = "report.html.jinja"
 NO_ARRAYS = "The runs left no arrays of their evaluations: they were not evaluated, or an earlier version made them."
@@ -78,6 +79,7 @@ def make_report(results: Results) -> Report:
         gpu_hours=sum(run.gpu_hours for run in results.runs),
         hours=sum(run.hours for run in results.runs),
         unfinished_hours=sum(run.hours for run in results.runs if run.state.status not in FINISHED),
+        spared=_spared(results.runs),
     )
     return Report(html, [section.picture for section in sections if section.picture])
 
@@ -165,24 +167,35 @@ def _order(value: Any) -> tuple[bool, Any]:
 def _decisions(runs: Sequence[Run]) -> dict[str, Any]:
     """What stopped the runs that are stopped, and how many other decisions there were by rule."""
     stopped = [(run, _last_word(run)) for run in runs if run.state.status == STOPPED]
-    others = Counter(
-        decision["rule"] for run in runs for decision in run.record.decisions if not decision["stops"]
-    ).most_common()
+    made = [decision for run in runs for _, decision in run.record.decisions]
+    others = Counter(decision.rule for decision in made if not decision.stops).most_common()
     rules = Counter(word["rule"] for _, word in stopped).most_common()
     return {"stops": [(run.point, word) for run, word in stopped], "rules": rules, "others": others}
 
 
 def _last_word(run: Run) -> dict[str, Any]:
     """The decision that ended a run; an earlier version wrote down the reason only."""
-    words = [decision for decision in run.record.decisions if decision["stops"]]
-    return words[-1] if words else {"rule": "", "step": None, "reason": run.state.detail}
+    stop = run.record.last_stop
+    return stop.to_dict() if stop is not None else {"rule": "", "step": None, "reason": run.state.detail}
+
+
+def _spared(runs: Sequence[Run]) -> dict[str, float]:
+    """What the runs that a comparison has cut did not train: share of all planned steps, hours at their own pace."""
+    cut = [(run, stop.step) for run in runs if (stop := run.cut_by) is not None and stop.step > 0]
+    left = [(run.record.total_steps - step, run.hours / step) for run, step in cut]
+    planned = sum(run.record.total_steps for run in runs)
+    return {
+        "runs": len(cut),
+        "steps": sum(steps for steps, _ in left) / planned if planned else 0.0,
+        "hours": sum(steps * pace for steps, pace in left),
+    }
 
 
 def _failures(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Equal reasons together, the most frequent first."""
     reasons: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if run.state.status not in (*FINISHED, RUNNING, PENDING):
+        if is_failure(run.state.status):
             reasons.setdefault((run.state.status.lower(), run.state.detail), []).append(run)
     return [
         {

@@ -6,24 +6,25 @@ follows a stop is dropped, and nothing takes its place: freed places start nothi
 
 from __future__ import annotations
 
-import json
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-from hrm_lab.config import PRUNERS, StoppingConfig
+from hrm_lab.analysis.keys import identity_settings
+from hrm_lab.analysis.metrics import best_index
+from hrm_lab.analysis.runs import read_stored
+from hrm_lab.best import order
+from hrm_lab.config import PRUNERS, TRAIN_MEAN, StoppingConfig
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.manifest import Manifest
-from hrm_lab.run_folder import FINISHED as ENDED_WELL
-from hrm_lab.run_folder import STOPPED, RunFolder
-from hrm_lab.stopping.pruning import CUT, FINISHED, RUNNING, History
+from hrm_lab.run_folder import COMPLETED, FINISHED, STOPPED, RunFolder
+from hrm_lab.stopping.budget import HOUR_S
+from hrm_lab.stopping.pruning import CUT, DONE, RUNNING, History
 from hrm_lab.stopping.rules import Rules
 from hrm_lab.tracking.journal import read_journal
-
-HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,26 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One run as it was. `state` is the one that siblings see once it has ended."""
+    """One run as it was. `state` is what siblings see once it has ended; one that is complete took every step."""
 
     signature: str
     name: str
     evaluations: Sequence[Evaluation]
     state: str
     was_stopped: bool
+    is_complete: bool
 
 
 @dataclass
 class Fate:
-    """One run under the rules. Values of the watched metric; costs in hours of GPUs, or of the CPU without one."""
+    """One run under the rules. Values of the watched metric; costs in hours of GPUs, or of the CPU without one.
+
+    A best value is None where none that was seen is a number.
+    """
 
     point: str
     last_step: int
-    best_without: float
+    best_without: float | None
     cost: float
     was_stopped: bool
     best_with: float | None = None
@@ -99,8 +104,7 @@ class Simulation:
     @property
     def best_survivor(self) -> Fate:
         """The best run with the rules."""
-        left = [fate for fate in self.fates if fate.best_with is not None]
-        return min(left, key=lambda fate: self.order(fate.best_with))
+        return min(self.fates, key=lambda fate: self.order(fate.best_with))
 
     @property
     def regret(self) -> float:
@@ -108,9 +112,8 @@ class Simulation:
         return self.order(self.best_survivor.best_with) - self.order(self.winner.best_without)
 
     def order(self, value: float | None) -> float:
-        """Less is better."""
-        assert value is not None
-        return -value if self.mode == "max" else value
+        """Less is better; what is None stands last."""
+        return order(self.mode, math.nan if value is None else value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -139,11 +142,19 @@ def recorded(manifest: Manifest) -> list[Recorded]:
     return found
 
 
+def watched(manifest: Manifest) -> list[str]:
+    """What the points of a sweep were judged by, as overrides; the last ones where it was swept itself."""
+    configs = filter(None, (read_stored(folder.path / "config.json") for _, folder in manifest.grid()))
+    settings = {key: value for config in configs for key, value in identity_settings(config).items()}
+    return [f"{key}={settings[key]}" for key in ("stopping.metric", "stopping.mode") if key in settings]
+
+
 def simulate(runs: Sequence[Recorded], config: StoppingConfig, rules: str) -> Simulation:
     """Replay runs under a config's rules, which are called `rules`.
 
     Raises:
         ConfigError: when a run has not logged the metric that they watch.
+        UserError: when no run has a value of it that is a number.
     """
     on_gpus = all("perf/gpu_s" in run.evaluations[-1].values for run in runs)
     histories = {run.signature: History(run.name, {}) for run in runs}
@@ -154,18 +165,22 @@ def simulate(runs: Sequence[Recorded], config: StoppingConfig, rules: str) -> Si
         if fate.stopped_at is not None:
             continue
         value = evaluation.values[config.metric]
-        fate.best_with = _best(config, [value] if fate.best_with is None else [value, fate.best_with])
+        fate.best_with = _best(config, [value] if fate.best_with is None else [fate.best_with, value])
         is_last = evaluation is run.evaluations[-1]
         history = History(run.name, {**history.values, evaluation.step: value}, RUNNING)
         histories[run.signature] = history
-        stop = next((d for d in stoppers[run.signature].update(evaluation.step, evaluation.values) if d.stops), None)
+        decided = stoppers[run.signature].update(evaluation.step, evaluation.values, is_last and run.is_complete)
+        stop = next((decision for decision in decided if decision.stops), None)
         if stop is not None:
-            state, rung = (CUT if stop.rule in PRUNERS else FINISHED), stop.evidence.get("rung")
+            state, rung = (CUT if stop.rule in PRUNERS else DONE), stop.evidence.get("rung")
             histories[run.signature] = History(run.name, history.values, state, rung)
             fate.stopped_at, fate.rule = evaluation.step, stop.rule
             fate.saved = fate.cost - _hours(evaluation, on_gpus)
         elif is_last:
             histories[run.signature] = History(run.name, history.values, run.state)
+    if all(fate.best_without is None for fate in fates.values()):
+        problem = f"stopping.metric={config.metric}: no point has a value of it that is a number"
+        raise UserError(f"{problem}\n  way out: another metric")
     simulation = Simulation(rules, config.metric, config.mode, on_gpus)
     simulation.fates.extend(sorted(fates.values(), key=lambda fate: simulation.order(fate.best_without)))
     return simulation
@@ -182,18 +197,26 @@ class _Siblings:
 
 
 def _recorded(name: str, folder: RunFolder) -> Recorded:
-    state = FINISHED if folder.status in ENDED_WELL else RUNNING
-    return Recorded(folder.path.name, name, list(_evaluations(folder)), state, folder.status == STOPPED)
+    state = DONE if folder.status in FINISHED else RUNNING
+    was_stopped, is_complete = folder.status == STOPPED, folder.status == COMPLETED
+    return Recorded(folder.path.name, name, list(_evaluations(folder)), state, was_stopped, is_complete)
 
 
 def _evaluations(folder: RunFolder) -> Iterator[Evaluation]:
-    """Those after which the rules were asked: they have the time spent beside them."""
-    trained: dict[str, float] = {}
+    """Those after which the rules were asked: they have the time spent beside them.
+
+    Means of the training that the run did not watch, and so did not log, are those of its logged windows, nearly so.
+    """
+    windows: defaultdict[str, list[float]] = defaultdict(list)
     for entry in read_journal(folder.journal):
         values = entry.get("metrics", {})
+        for key, value in values.items():
+            if key.startswith("train/"):
+                windows[TRAIN_MEAN + key.removeprefix("train/")].append(value)
         if "perf/wall_s" in values:
-            yield Evaluation(entry["ms"], entry["step"], trained | values)
-        trained |= {key: value for key, value in values.items() if key.startswith("train/")}
+            means = {key: fmean(seen) for key, seen in windows.items()}
+            yield Evaluation(entry["ms"], entry["step"], means | values)
+            windows.clear()
 
 
 def _in_order(runs: Sequence[Recorded]) -> list[tuple[Recorded, Evaluation]]:
@@ -215,82 +238,10 @@ def _fate(run: Recorded, config: StoppingConfig, on_gpus: bool) -> Fate:
     return Fate(run.name, last.step, best, _hours(last, on_gpus), run.was_stopped)
 
 
-def _best(config: StoppingConfig, values: Sequence[float]) -> float:
-    return max(values) if config.mode == "max" else min(values)
+def _best(config: StoppingConfig, values: Sequence[float]) -> float | None:
+    best = best_index(values, config.mode)
+    return None if best is None else values[best]
 
 
 def _hours(evaluation: Evaluation, on_gpus: bool) -> float:
     return evaluation.values["perf/gpu_s" if on_gpus else "perf/wall_s"] / HOUR_S
-
-
-# ----------------------------------------------------------------------------------------------- to be seen
-
-
-def fates_table(simulation: Simulation) -> Table:
-    """Every point under one set of rules, best first."""
-    table = _table("point", "stopped at", "of", "rule", "best", "without", "minutes saved")
-    for fate in simulation.fates:
-        at = "" if fate.stopped_at is None else str(fate.stopped_at)
-        best = "" if fate.best_with is None else f"{fate.best_with:.4g}"
-        saved = f"{60 * fate.saved:.2f}" if fate.stopped_at is not None else ""
-        cells = (fate.point, at, str(fate.last_step), fate.rule, best, f"{fate.best_without:.4g}", saved)
-        table.add_row(*cells, style=None if fate.stopped_at is None else "red")
-    return table
-
-
-def rules_table(simulations: Sequence[Simulation]) -> Table:
-    """One row for each set of rules."""
-    table = _table("rules", "stopped", "hours saved", "%", "winner", "best left", "its value", "regret", "its rank")
-    for simulation in simulations:
-        survivor = simulation.best_survivor
-        table.add_row(
-            simulation.rules,
-            f"{simulation.stopped} of {len(simulation.fates)}",
-            f"{simulation.saved:.4g}",
-            f"{100 * simulation.saved / simulation.cost:.1f}",
-            "survives" if simulation.winner_survives else "is lost",
-            survivor.point,
-            f"{survivor.best_with:.4g}",
-            f"{simulation.regret:.4g}",
-            str(simulation.fates.index(survivor) + 1),
-        )
-    return table
-
-
-def summary(simulation: Simulation) -> list[str]:
-    """What a person wants to know first."""
-    unit = "GPU-hours" if simulation.on_gpus else "device-hours (on the CPU; there was no GPU)"
-    winner, survivor = simulation.winner, simulation.best_survivor
-    share = 100 * simulation.saved / simulation.cost
-    return [
-        f"{simulation.rules}: {simulation.stopped} of {len(simulation.fates)} points stopped, "
-        f"{simulation.saved:.4g} of {simulation.cost:.4g} {unit} saved ({share:.1f} %)",
-        f"the winner, {winner.point} with {simulation.metric} = {winner.best_without:.4g}, "
-        + (
-            "survives"
-            if simulation.winner_survives
-            else f"is lost at step {winner.stopped_at}; the best that is left is {survivor.point} with "
-            f"{survivor.best_with:.4g}, number {simulation.fates.index(survivor) + 1} without the rules"
-        ),
-    ]
-
-
-def notes(simulation: Simulation) -> list[str]:
-    """What the replay takes for granted, and what it cannot know."""
-    assumed = "assumed: places that become free start nothing earlier, so evaluations keep their order"
-    stopped = sum(fate.was_stopped for fate in simulation.fates)
-    beyond = f"{stopped} points were stopped early themselves: nothing is known beyond that"
-    return [assumed, beyond] if stopped else [assumed]
-
-
-def to_json(simulations: Sequence[Simulation]) -> str:
-    """For machines."""
-    return json.dumps([simulation.to_dict() for simulation in simulations], indent=1)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    texts = ("point", "rule", "rules", "winner", "best left")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in texts else "right")
-    return table

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from hrm_lab.analysis.frames import EVAL
+from hrm_lab.analysis.metrics import EVAL, scale_of
 
 # Okabe and Ito's, without the yellow that white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F5F1F")
@@ -20,6 +20,10 @@ MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 TOLD_APART = len(COLOURS)  # groups; the others are a grey background
 GREY: dict[str, Any] = {"color": "0.78", "marker": "", "linestyle": "-", "linewidth": 0.6, "zorder": 1}
+# Of one run's evaluations: the newest is the solid line, the older ones are paler.
+AGED_LINES, AGED_MARKERS = ((0, (1, 2)), ":", "-.", "--", "-"), "^sDvo"
+# Cells of a board: given, right, wrong.
+GIVEN, RIGHT, WRONG = "#d5d5d5", "#1f4e9c", "#b30000"
 DPI = 110
 LONGEST_LABEL = 48  # characters
 
@@ -37,6 +41,14 @@ class Picture:
 def look(index: int) -> dict[str, Any]:
     """Colour, marker and line of the group that is the index-th best: the same in every picture."""
     return {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": LINES[index % len(LINES)]}
+
+
+def aged(age: int) -> dict[str, Any]:
+    """Line, marker and colour of an evaluation; age 0 is the newest of at most five."""
+    place = len(AGED_LINES) - 1 - age
+    newest = {"color": COLOURS[0], "markersize": 6, "linewidth": 2.4}
+    older = {"color": str(0.75 - 0.15 * place), "markersize": 4, "linewidth": 1.2}
+    return {"linestyle": AGED_LINES[place], "marker": AGED_MARKERS[place], **(older if age else newest)}
 
 
 def add_legend(figure: Figure, labels: Mapping[int, str]) -> None:
@@ -66,8 +78,9 @@ def title_of(metric: str) -> str:
 
 def show_metric(axis: Axes, metric: str) -> None:
     """Percent along y for what is a share."""
-    if metric.endswith("accuracy"):
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+    factor, _, unit = scale_of(metric)
+    if unit:
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{factor * share:.4g}%"))
 
 
 def plain(text: str) -> str:

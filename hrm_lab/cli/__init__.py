@@ -8,12 +8,9 @@ import os
 import sys
 import warnings
 
-import typer
-
 from hrm_lab.cli import runs, sweeps, stopping, results, settings, serving
-from hrm_lab.cli.app import app
+from hrm_lab.cli.app import app, say_error
 from hrm_lab.errors import UserError
-from hrm_lab.redaction import redact
 
 __all__ = ["main", "results", "runs", "serving", "settings", "stopping", "sweeps"]
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
@@ -27,12 +24,12 @@ def main() -> None:
     except UserError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        typer.secho(redact(f"error: {error}"), fg="red", err=True)
+        say_error(str(error))
         sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
-        text = f"error: {error.filename}: {error.strerror}\n  way out: {remedy}, or take another paths.outputs=FOLDER"
-        typer.secho(redact(text), fg="red", err=True)
+        text = f"{error.filename}: {error.strerror}\n  way out: {remedy}, or take another paths.outputs=FOLDER"
+        say_error(text)
         sys.exit(1)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hrm_lab.redaction import redact
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,10 +28,15 @@ Sweep = Annotated[str, typer.Argument(help="the sweep")]
 
 
 def console() -> Console:
-    """Standard output, wide where it is no terminal."""
+    """Standard output, wide where it is no terminal. What is printed is text: a question may have [brackets]."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False, highlight=False, emoji=False)
+
+
+def say_error(text: str) -> None:
+    """One error, what is wrong and the way out, on standard error."""
+    typer.secho(redact(f"error: {text}"), fg="red", err=True)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,11 @@ if TYPE_CHECKING:
     from hrm_lab.analysis.frames import Results
 
 
+Metric = Annotated[
+    str | None, typer.Option(help="what is best: eval/accuracy, lm_loss, ...; by default stopping.metric")
+]
+
+
 @app.command()
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="SWEEP", help="one, or several together")],
@@ -24,9 +28,7 @@ def compare(
         str | None,
         typer.Option(metavar="KEY,...", help="groups of equal KEYs; by default all that differ but the seed"),
     ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="what is best: eval/accuracy, lm_loss, ...; by default stopping.metric")
-    ] = None,
+    metric: Metric = None,
     each: Annotated[bool, typer.Option("--runs", help="every run, seeds not put together")] = False,
     form: Annotated[str | None, typer.Option("--format", help="csv (all figures), markdown or latex")] = None,
     out: Annotated[Path | None, typer.Option(help="a file to write; .csv, .md and .tex name the format")] = None,
@@ -55,20 +57,20 @@ def show_comparison(name: str, outputs: Path) -> None:
     from hrm_lab.analysis.comparison import compare
     from hrm_lab.analysis.frames import read_results
 
-    results = read_results(name, outputs=outputs)
+    results = read_results(name, outputs=outputs).settled()
     _show(results, compare(results.frame), outputs)
 
 
 def _show(results: Results, comparison: Comparison, outputs: Path) -> None:
-    from rich.console import Console
+    from hrm_lab.analysis.comparison import comparison_table, draw, notes, stopped_note, title
 
-    from hrm_lab.analysis.comparison import comparison_table, draw, notes, title
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(title(results), style="bold", highlight=False, markup=False)
-    console.print(comparison_table(comparison))
+    shown = console()
+    shown.print(title(results), style="bold")
+    shown.print(comparison_table(comparison))
     for note in notes(results.frame):
-        console.print(note, style="red", highlight=False, markup=False)
+        shown.print(note, style="red")
+    if stopped := stopped_note(results):
+        shown.print(stopped)
     picture = draw(results)
     if picture is not None:
         typer.echo(f"learning curves: {picture}")
@@ -85,6 +87,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="where the page goes; by default OUTPUTS/sweeps/NAME/report.html")
     ] = None,
+    metric: Metric = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Write a sweep's report: one HTML page that needs nothing else. Its run in MLflow gets page and pictures too."""
@@ -92,7 +95,7 @@ def report(
     from hrm_lab.sweep.closing import report_sweep
 
     log_to_console()
-    typer.echo(f"report: {report_sweep(load_manifest(outputs, name), out)}")
+    typer.echo(f"report: {report_sweep(load_manifest(outputs, name), out, metric)}")
 
 
 @app.command()
@@ -113,4 +116,4 @@ def diff(
 
         typer.echo(json.dumps(found.to_dict(), indent=1))
     else:
-        console().print(shown(found), highlight=False)
+        console().print(shown(found))

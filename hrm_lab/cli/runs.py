@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hrm_lab.cli.app import Outputs, Overrides, app, bars, console
+from hrm_lab.cli.app import Outputs, Overrides, app, bars, console, say_error
 from hrm_lab.errors import UserError
 from hrm_lab.logs import log_to_console
 
@@ -128,7 +128,7 @@ def reproduce(
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         text = str(error) if isinstance(error, UserError) else f"{error}\n  way out: another --outputs FOLDER"
-        typer.secho(f"error: {text}", fg="red", err=True)
+        say_error(text)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         if not on:  # a job goes on by itself

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from hrm_lab.cli.app import Overrides, app
+from hrm_lab.cli.app import Overrides, app, console
 
 
 @app.command()
 def config(overrides: Overrides = None) -> None:
     """List every setting with its value, unit, range and meaning."""
-    from rich.console import Console
     from rich.table import Table
 
     from hrm_lab.compose import compose_config
     from hrm_lab.config import settings
     from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    shown = console()
     for title, listed in (
         ("", settings(compose_config(overrides or []))),
         ("hydra/launcher=local", settings(LocalLauncherConfig(), KEY)),
@@ -30,7 +27,7 @@ def config(overrides: Overrides = None) -> None:
             low, high = ("" if bound is None else f"{bound:g}" for bound in (meta.low, meta.high))
             extent = ", ".join(meta.choices) or (f"{low} .. {high}" if low or high else "")
             table.add_row(key, str(value), meta.unit, extent, meta.help)
-        console.print(table)
+        shown.print(table)
 
 
 @app.command()

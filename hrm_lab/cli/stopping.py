@@ -15,37 +15,52 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for machines")
 
 
 @app.command()
-def decisions(name: Sweep, as_json: AsJson = False, outputs: Outputs = Path("outputs")) -> None:
-    """Show what was decided about a sweep's points, in the order of time: by which rule, and on what evidence."""
+def decisions(
+    name: Sweep,
+    everything: Annotated[bool, typer.Option("--all", help="comparisons that let a run go on, too")] = False,
+    as_json: AsJson = False,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Show which points were stopped or promoted, in the order of time: by which rule, and on what evidence."""
     from hrm_lab.analysis.decisions import decisions, decisions_table
     from hrm_lab.manifest import load_manifest
 
     made = decisions(load_manifest(outputs, name))
     if as_json:
         typer.echo(json.dumps([decided.to_dict() for decided in made], indent=1))
-    elif made:
-        console().print(decisions_table(made), highlight=False, markup=False)
-    else:
+        return
+    if not made:
         typer.echo(f"{name}: nothing was compared and nothing was stopped; `stopping=asha`, for one, would")
+        return
+    shown = made if everything else [decided for decided in made if decided.changed_something]
+    if shown:
+        console().print(decisions_table(shown))
+    if len(shown) < len(made):
+        typer.echo(f"{len(made) - len(shown)} comparisons let the run go on; --all shows them")
 
 
 @app.command("simulate-stopping")
 def simulate_stopping(
     name: Sweep, overrides: Overrides = None, as_json: AsJson = False, outputs: Outputs = Path("outputs")
 ) -> None:
-    """Replay a sweep that has run under other stopping rules: stopping=asha, or several to compare, asha,median."""
-    from hrm_lab.analysis.simulation import fates_table, notes, recorded, rules_table, simulate, summary, to_json
+    """Replay a sweep that has run under other stopping rules: stopping=asha, or several to compare, asha,median.
+
+    Points are judged by the metric that they watched, unless OVERRIDES name another.
+    """
+    from hrm_lab.analysis.simulation import recorded, simulate, watched
+    from hrm_lab.analysis.simulation_tables import fates_table, notes, rules_table, summary, to_json
     from hrm_lab.compose import compose_config
     from hrm_lab.manifest import load_manifest
     from hrm_lab.sweep.grid import expand
 
-    for override in overrides or []:
-        key, _, value = override.partition("=")
+    asked = dict(override.partition("=")[::2] for override in overrides or [])
+    for key, value in asked.items():
         if key.split(".")[0] != "stopping":
             raise ConfigError(key, value, "is no stopping rule", "stopping=CHOICE and stopping.KEY=VALUE only")
-    runs = recorded(load_manifest(outputs, name))
-    points = expand(None, overrides or [])
-    fixed = set.intersection(*map(set, points)) if len(points) > 1 else set()
+    manifest = load_manifest(outputs, name)
+    runs, own = recorded(manifest), [] if "stopping.metric" in asked else watched(manifest)
+    points = expand(None, [*own, *(overrides or [])])
+    fixed = set.intersection(*map(set, points)) if len(points) > 1 else set(own)
     simulations = []
     for point in points:
         name_of_rules = " ".join(word for word in point if word not in fixed) or "no rules"
@@ -56,4 +71,4 @@ def simulate_stopping(
         return
     shown = [rules_table(simulations)] if len(simulations) > 1 else [fates_table(first), *summary(first)]
     for part in (*shown, *notes(first)):
-        console().print(part, highlight=False, markup=False)
+        console().print(part)

@@ -79,7 +79,7 @@ def status(name: Sweep, outputs: Outputs = Path("outputs")) -> None:
     out = console()
     out.print(status_table(manifest, rows))
     for note in notes(rows):
-        out.print(note, highlight=False, markup=False)
+        out.print(note)
 
 
 @app.command()
@@ -147,6 +147,10 @@ def retry(name: Sweep, dry_run: DryRun = False, outputs: Outputs = Path("outputs
 @app.command()
 def sync(
     name: Annotated[str, typer.Argument(metavar="SWEEP|RUN", help="a sweep, or a run by its folder or signature")],
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="another store than the one they are logged to; also for tracking=none"),
+    ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Send to the tracking store what it has missed of a sweep's runs, or of one run; again sends nothing twice."""
@@ -154,11 +158,14 @@ def sync(
 
     log_to_console()
     with bars() as bar:
-        took, failed = sync(name, outputs, bar("runs"))
+        took, untold = sync(name, outputs, tracking_uri, bar("runs"))
     typer.echo(f"runs: {took['runs']}; sent: {took['values']:,} values, {took['files']} files")
-    if failed:
-        problem = f"the tracking store could not be told of {failed} of {took['runs']} runs"
-        raise RunError(f"{name}: {problem}\n  way out: see that its server runs, and say it again")
+    if untold["failed"]:
+        problem = f"the tracking store could not be told of {untold['failed']} of {took['runs']} runs"
+        raise RunError(f"{name}: {problem}\n  way out: the reasons stand above; put them right, and say it again")
+    if untold["off"]:
+        problem = f"tracking is off for {untold['off']} of {took['runs']} runs"
+        raise RunError(f"{name}: {problem}\n  way out: --tracking-uri URI sends them")
 
 
 @app.command()

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hrm_lab.run_folder import RunFolder
 log = logging.getLogger("hrm_lab")
 EVALUATIONS = "evaluations"  # the folder that the trainer's arrays are in
 CURVES = 5  # evaluations whose accuracy by ACT step is drawn
+Drawing = Callable[[Path], object]
 
 
 def draw(folder: RunFolder, place: str) -> list[Path]:
@@ -29,35 +31,53 @@ def draw(folder: RunFolder, place: str) -> list[Path]:
     """
     if not place.startswith(f"{EVALUATIONS}/"):
         return []
-    try:
-        return _draw(folder, folder.path / place)
-    except Exception as error:
-        log.warning("%s: cannot be drawn (%s); the numbers are sent all the same", folder.path / place, one_line(error))
-        return []
+    file, drawings = folder.path / place, list[tuple[Path, Drawing]]()
+    with _warned(file):
+        drawings = _drawings(folder, file)
+    drawn = []
+    for path, drawing in drawings:
+        with _warned(file, f" as {path.name}"):
+            path.parent.mkdir(exist_ok=True)
+            drawing(path)
+            drawn.append(path)
+    return drawn
 
 
-def _draw(folder: RunFolder, file: Path) -> list[Path]:
+def _drawings(folder: RunFolder, file: Path) -> list[tuple[Path, Drawing]]:
+    """Where each picture goes, and what draws it there."""
     from hrm_lab.analysis.boards import draw_boards  # only now: matplotlib takes a second to load
     from hrm_lab.analysis.reasoning import draw_act_depth, draw_difficulty
 
     arrays, when = load(file), f"optimizer step {step_of(file):,}"
-    boards, figures = folder.path / "boards", folder.path / "figures"
-    boards.mkdir(exist_ok=True)
-    figures.mkdir(exist_ok=True)
-    drawn = []
+    drawings: list[tuple[Path, Drawing]] = []
     if len(arrays.get("inputs", ())):
-        drawn.append(draw_boards(arrays, boards / f"{file.stem}.png", when))
+        board = folder.path / "boards" / f"{file.stem}.png"
+        drawings.append((board, lambda path: draw_boards(arrays, path, when)))
     evaluations = sorted(file.parent.glob("step_*.npz"))
     if file == evaluations[-1]:  # else they would be drawn over at once
-        drawn.append(draw_difficulty(arrays, figures / "difficulty.png", when))
-        drawn.append(draw_act_depth(_some(evaluations), figures / "act_depth.png"))
-    return drawn
+        figures = folder.path / "figures"
+        drawings.append((figures / "difficulty.png", lambda path: draw_difficulty(arrays, path, when)))
+        drawings.append((figures / "act_depth.png", lambda path: draw_act_depth(_some(evaluations), path)))
+    return drawings
+
+
+@contextmanager
+def _warned(file: Path, what: str = "") -> Iterator[None]:
+    """Whatever is wrong with one picture, or one file of it, is a warning, and the next one has its turn."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s: cannot be drawn%s (%s); the numbers are sent all the same", file, what, one_line(error))
 
 
 def _some(files: Sequence[Path]) -> dict[int, dict[str, NDArray[Any]]]:
-    """Evaluations by step: evenly spread, the first and the last among them."""
+    """Evaluations by step: evenly spread, the first and the last among them, without those that cannot be read."""
     chosen = np.unique(np.linspace(0, len(files) - 1, CURVES).round().astype(int))
-    return {step_of(files[index]): load(files[index]) for index in chosen}
+    found = {}
+    for file in (files[index] for index in chosen):
+        with _warned(file, " beside later ones"):
+            found[step_of(file)] = load(file)
+    return found
 
 
 def step_of(file: Path) -> int:

@@ -7,9 +7,10 @@ step is the number of the look, and goes on when the run does.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -61,14 +62,20 @@ class Gauges:
 
 
 def _open_gpus() -> list[Any]:
-    """NVML's handles; none without the extra `gpu`, or without a GPU."""
+    """NVML's handles of the GPUs that the training sees; none without the extra `gpu`, or without a GPU."""
     try:
         import pynvml
     except ImportError:
         return []
     try:
         pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if named is None:
+            return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(name)
+            for name in filter(None, map(str.strip, named.split(",")))
+        ]
     except pynvml.NVMLError:
         return []
 
@@ -78,17 +85,27 @@ def _read_gpus(gpus: list[Any]) -> dict[str, float]:
     for index, gpu in enumerate(gpus):
         import pynvml
 
-        try:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-            values |= {
-                f"gpu_{index}_utilization_percentage": pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
-                f"gpu_{index}_memory_usage_megabytes": memory.used / MEGABYTE,
-                f"gpu_{index}_memory_usage_percentage": 100 * memory.used / memory.total,
-                f"gpu_{index}_power_usage_watts": pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
-            }
-        except pynvml.NVMLError:  # a part of it that this GPU does not tell, or a moment at which it tells nothing
-            continue
+        for gauge in (_gpu_use, _gpu_memory, _gpu_power):
+            # One that this GPU does not have (a slice of a GPU has no power of its own), or not at this moment.
+            with suppress(pynvml.NVMLError):
+                values |= {f"gpu_{index}_{name}": value for name, value in gauge(pynvml, gpu).items()}
     return values
+
+
+def _gpu_use(nvml: Any, gpu: Any) -> dict[str, float]:
+    return {"utilization_percentage": nvml.nvmlDeviceGetUtilizationRates(gpu).gpu}
+
+
+def _gpu_memory(nvml: Any, gpu: Any) -> dict[str, float]:
+    memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
+    return {
+        "memory_usage_megabytes": memory.used / MEGABYTE,
+        "memory_usage_percentage": 100 * memory.used / memory.total,
+    }
+
+
+def _gpu_power(nvml: Any, gpu: Any) -> dict[str, float]:
+    return {"power_usage_watts": nvml.nvmlDeviceGetPowerUsage(gpu) / 1000}
 
 
 @contextmanager

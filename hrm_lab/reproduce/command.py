@@ -265,7 +265,7 @@ def _tell_store(store: Store, logged: Logged, place: Place, folder: RunFolder, v
         Mirror(folder, into=(target, new)).sync()
         target.log_file(new, place.verdict)
         if folder.status == INTERRUPTED:  # on purpose
-            target.delete_tag(new, REASON)
+            target.set_tags(new, {REASON: None})
             target.set_status(new, "FINISHED")
         log.info("tracked as run %s", new)
     except Exception as error:

@@ -1,11 +1,11 @@
-"""A budget: steps, wall time or GPU time, over all attempts of the run."""
+"""A budget: steps, wall time or GPU time, over all attempts of the run as its checkpoints know them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from hrm_lab.config import StoppingConfig
-from hrm_lab.decision import Decision
+from hrm_lab.decision import BUDGET, TIME_BUDGET, Decision
 
 HOUR_S = 3600.0
 
@@ -31,7 +31,8 @@ class Budget:
             return None
         setting, unit, used, given = spent
         reason = f"budget spent at step {step}: {used:.6g} {unit}, stopping.{setting}={given:g}"
-        return Decision(step, "budget", True, reason, {"metric": setting, "value": used, "threshold": given})
+        rule = BUDGET if setting == "max_steps" else TIME_BUDGET
+        return Decision(step, rule, True, reason, {"metric": setting, "value": used, "threshold": given})
 
     def _spent(self, step: int, seconds: float, gpu_seconds: float) -> tuple[str, str, float, float] | None:
         """Setting, unit, and what was used of how much, of the first that is used up."""

@@ -27,21 +27,20 @@ class Comparison:
         self.config, self.siblings = config, siblings
         self.values: dict[int, float] = {}
 
-    def update(self, step: int, values: Mapping[str, float]) -> Decision | None:
-        """Every comparison is a decision, also one that lets the run go on."""
-        config, siblings, value = self.config, self.siblings, values.get(self.config.metric)
-        if value is None:
-            return None
-        self.values[step] = value
-        if siblings is None or not is_due(config, siblings.signature, self.values):
+    def note(self, step: int, values: Mapping[str, float]) -> None:
+        """Remember what the run has reported."""
+        if self.config.metric in values:
+            self.values[step] = values[self.config.metric]
+
+    def decide(self, step: int) -> Decision | None:
+        """Every comparison is a decision, also one that lets the run go on; None where none is due."""
+        config, siblings = self.config, self.siblings
+        if siblings is None or step not in self.values or not is_due(config, siblings.signature, self.values):
             return None
         others = siblings.ask()
         if others is None:
-            words = (
-                f"{config.pruner} at step {step}: no answer from the tracking store within "
-                f"{config.ask_timeout:g} s; goes on"
-            )
-            return Decision(step, config.pruner, False, words, {"metric": config.metric, "value": value})
+            words = f"{config.pruner} at step {step}: the tracking store gave no answer; goes on"
+            return Decision(step, config.pruner, False, words, {"metric": config.metric, "value": self.values[step]})
         own = {siblings.signature: History(siblings.name, self.values)}
         return decide(config, siblings.signature, {**others, **own})
 

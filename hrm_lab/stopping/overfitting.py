@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hrm_lab.config import StoppingConfig
+from hrm_lab.best import Best
+from hrm_lab.config import TRAINED, StoppingConfig
 from hrm_lab.decision import Decision
-from hrm_lab.stopping.best import Best
-
-TRAINED = "train/exact_accuracy"
 
 
 class Overfitting:
@@ -24,14 +22,14 @@ class Overfitting:
 
     def __init__(self, config: StoppingConfig) -> None:
         self.config = config
-        self.best = Best(config)
+        self.best = Best(config.mode)
         self.fallen = 0
 
     def update(self, step: int, values: Mapping[str, float]) -> Decision | None:
         """Take one evaluation.
 
         Args:
-            values: of the evaluation, and the last logged ones of training.
+            values: of the evaluation, and the training's means since the one before.
         """
         config, value, trained = self.config, values.get(self.config.metric), values.get(TRAINED)
         if value is None or value != value:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hrm_lab.best import Best
 from hrm_lab.config import StoppingConfig
 from hrm_lab.decision import Decision
-from hrm_lab.stopping.best import Best
 
 
 class Patience:
@@ -19,7 +19,7 @@ class Patience:
 
     def __init__(self, config: StoppingConfig) -> None:
         self.config = config
-        self.best = Best(config, config.min_delta)
+        self.best = Best(config.mode, config.min_delta)
         self.waited = 0
 
     def update(self, step: int, values: Mapping[str, float]) -> Decision | None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hrm_lab.best import order
 from hrm_lab.config import StoppingConfig
 from hrm_lab.decision import Decision
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-RUNNING, FINISHED, CUT = "running", "finished", "cut"  # the last: by a comparison
+RUNNING, DONE, CUT = "running", "done", "cut"  # the last: by a comparison
 Values = Mapping[int, float]
 
 
@@ -46,7 +47,7 @@ class History:
     Args:
         name: for people.
         values: by optimizer step, from the first evaluation after a step on.
-        state: RUNNING (or broken off: it may go on), FINISHED (also by a rule of its own), or CUT.
+        state: RUNNING (or broken off: it may go on), DONE (also by a rule of its own), or CUT.
         rung: at which asha has cut it.
     """
 
@@ -150,9 +151,9 @@ def _percentile(config: StoppingConfig, signature: str, histories: Mapping[str, 
     step, share = max(own), 50.0 if config.pruner == "median" else config.percentile
     # To Optuna only trials that are complete count, so those that are to count are given to it as complete.
     counted = {
-        key: History(history.name, history.values, FINISHED)
+        key: History(history.name, history.values, DONE)
         for key, history in histories.items()
-        if key != signature and (step in history.values if config.peers == "reached" else history.state == FINISHED)
+        if key != signature and (step in history.values if config.peers == "reached" else history.state == DONE)
     }
     peers = {key: history.values[step] for key, history in counted.items() if step in history.values}
     study = _study(config.mode, counted, {})
@@ -204,7 +205,7 @@ def _study(mode: str, peers: Mapping[str, History], rungs: Mapping[str, Values])
 def _trial(history: History, rungs: Values) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
-    state = {RUNNING: TrialState.RUNNING, FINISHED: TrialState.COMPLETE, CUT: TrialState.PRUNED}[history.state]
+    state = {RUNNING: TrialState.RUNNING, DONE: TrialState.COMPLETE, CUT: TrialState.PRUNED}[history.state]
     return create_trial(
         state=state,
         value=0.0 if state == TrialState.COMPLETE else None,  # at the end; no pruner looks at it
@@ -225,9 +226,7 @@ def _ask(
 
 
 def _best_first(config: StoppingConfig, values: Iterable[float]) -> list[float]:
-    """What is no number stands last."""
-    sign = -1.0 if config.mode == "max" else 1.0
-    return sorted(values, key=lambda value: math.inf if math.isnan(value) else sign * value)
+    return sorted(values, key=lambda value: order(config.mode, value))
 
 
 def _named(peers: Mapping[str, float], histories: Mapping[str, History]) -> dict[str, float]:
@@ -255,7 +254,7 @@ def _explained(
         words += f"; siblings there: {len(peers)}, stopping.min_peers={config.min_peers}"
     elif threshold is not None:
         words += f", {'short of' if stops else 'holds against'} the {threshold:.4g} that {len(peers)} siblings ask for"
-    better = [peer for peer in peers.values() if _best_first(config, [value, peer])[0] != value]
+    better = [peer for peer in peers.values() if order(config.mode, peer) < order(config.mode, value)]
     evidence = {
         "metric": config.metric,
         "value": value,

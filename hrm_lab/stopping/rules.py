@@ -33,13 +33,22 @@ class Rules:
         """Whether a budget is used up."""
         return self.budget.is_spent(step, seconds, gpu_seconds)
 
-    def update(self, step: int, values: Mapping[str, float]) -> list[Decision]:
-        """What the rules decide. Each sees every evaluation; of several that would stop the run, the first does."""
-        rules = (self.goal, self.budget, self.overfitting, self.patience)
+    def update(self, step: int, values: Mapping[str, float], is_last: bool = False) -> list[Decision]:
+        """What the rules decide. Each sees every evaluation; of several that would stop the run, the first does.
+
+        After the last step only the goal has something to say: there is nothing to stop any more.
+        """
+        rules = (self.goal,) if is_last else (self.goal, self.budget, self.overfitting, self.patience)
         stops = [decision for rule in rules if (decision := rule.update(step, values))][:1]
-        # Last, and in any case, because the comparison remembers what the run has reported.
-        compared = self.comparison.update(step, values)
-        return stops or ([compared] if compared else [])
+        self.comparison.note(step, values)
+        if stops or is_last:
+            return stops
+        compared = self.comparison.decide(step)
+        if compared is None:
+            return []
+        # A promoted run comes here again where it goes on from an earlier checkpoint, because that one was damaged.
+        promoted = self.revive(step) if compared.stops else None
+        return [promoted or compared]
 
     def revive(self, step: int) -> Decision | None:
         """The promotion, if it is one from this step."""

@@ -45,16 +45,17 @@ def close_sweep(manifest: Manifest, status: str) -> None:
         log.warning("the sweep's own run could not be closed: %s", error)
 
 
-def report_sweep(manifest: Manifest, page: Path | None = None) -> Path:
+def report_sweep(manifest: Manifest, page: Path | None = None, metric: str | None = None) -> Path:
     """Write the report and its pictures, and give them to the sweep's own run if the store answers.
 
     Args:
         page: by default report.html in the sweep's folder.
+        metric: what is best; by default what the runs watched, or one that all were evaluated by.
     """
     from hrm_lab.analysis.frames import read_results  # loads pandas and matplotlib
     from hrm_lab.analysis.report import write_report
 
-    page, *pictures = write_report(read_results(manifest), page)
+    page, *pictures = write_report(read_results(manifest, metric=metric).settled(), page)
     try:
         store = _store(manifest)
         if store is not None:
@@ -68,7 +69,5 @@ def report_sweep(manifest: Manifest, page: Path | None = None) -> Path:
 
 
 def _store(manifest: Manifest) -> Store | None:
-    _, folder = manifest.runs()[0]
-    config = folder.config()
-    refuse_silent_server(config.tracking)
-    return Store.open(config.tracking, Path(manifest.outputs)) if config.tracking.enabled else None
+    refuse_silent_server(manifest.tracking)
+    return Store.open(manifest.tracking, Path(manifest.outputs)) if manifest.tracking.enabled else None

@@ -67,6 +67,8 @@ def send(
         configs: by signature.
         code: the snapshot that they run; None = the code as it is now.
     """
+    some = next(iter(configs.values()))
+    manifest = dataclasses.replace(manifest, tracking=_for_nodes(some).tracking)
     if not signatures:
         manifest.save()
         log.info("nothing to submit")

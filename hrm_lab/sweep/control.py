@@ -6,26 +6,28 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from hrm_lab.analysis.decisions import cut_by
-from hrm_lab.config import Config
+from hrm_lab.best import order
+from hrm_lab.config import Config, TrackingConfig
 from hrm_lab.decision import Promotion
 from hrm_lab.errors import RunError
 from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, load_manifest
 from hrm_lab.mirror.folder import sync_or_warn
 from hrm_lab.run import close_dead_run
-from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, PENDING, RUNNING, RunFolder
+from hrm_lab.run_folder import CANCELLED, ENDED, FAILED, PENDING, RUNNING, RunFolder, State
 from hrm_lab.sweep import cluster, local, slurm
 from hrm_lab.sweep.closing import CLOSED, close_sweep
 from hrm_lab.sweep.plan import decide
 from hrm_lab.sweep.standing import look, place
 from hrm_lab.sweep.status import Row, status, write_down
 from hrm_lab.sweep.submission import Submission, submitting
+from hrm_lab.tracking.store import refuse_silent_server
 
 log = logging.getLogger("hrm_lab")
 CANCEL_PATIENCE_S = 45.0  # how long `cancel` waits for running points to save
@@ -103,7 +105,7 @@ def resume(manifest: Manifest, dry_run: bool, promote: int = 0) -> None:
     """
     with _planning(manifest):
         rows = status(manifest)
-        promoted = _promote(rows, promote, dry_run) if promote else []
+        promotions = _promotions(rows, promote) if promote else {}
         for path in _own_submissions(manifest, [row for row in rows if row.standing.is_held]):
             submission = Submission.load(path)
             if submission.note("held") is not None and not dry_run:
@@ -111,7 +113,8 @@ def resume(manifest: Manifest, dry_run: bool, promote: int = 0) -> None:
                 submission.drop_note("held")
                 slurm.release(submission.job_ids)
                 log.info("released what was held")
-        todo = [row for row in rows if decide(row.standing, row.entry.in_grid, rerun_failed=False).submits] + promoted
+        todo = [row for row in rows if decide(row.standing, row.entry.in_grid, rerun_failed=False).submits]
+        todo += [_as_promoted(row, promotions[row.folder]) for row in rows if row.folder in promotions]
         codes = {path: _code_of(path) for path in {row.standing.submission for row in todo}}
         by_code: dict[Path | None, list[Row]] = {}
         for row in todo:
@@ -119,25 +122,54 @@ def resume(manifest: Manifest, dry_run: bool, promote: int = 0) -> None:
         _tell(todo)
         for code, same in by_code.items():
             if not dry_run:
-                _send_again(manifest, same, code, rerun_failed=False)
+                with _promoted({row.folder: promotions[row.folder] for row in same if row.folder in promotions}):
+                    _send_again(manifest, same, code, rerun_failed=False)
 
 
-def _promote(rows: list[Row], count: int, dry_run: bool) -> list[Row]:
-    """Have the best of those that a comparison has stopped go on; the rows as they stand then."""
+def _promotions(rows: list[Row], count: int) -> dict[RunFolder, Promotion]:
+    """Which of those that a comparison has stopped are to go on, the best first, and why."""
     cut = [(row, decision) for row in rows if row.entry.in_grid and (decision := cut_by(row.folder)) is not None]
-    sign = -1 if cut and cut[0][0].folder.config().stopping.mode == "max" else 1
-    cut.sort(key=lambda pair: sign * pair[1].evidence["value"])
+    cut.sort(key=lambda pair: order(pair[0].folder.config().stopping.mode, pair[1].evidence["value"]))
     if len(cut) < count:
         log.info("to be promoted: %d; stopped by a comparison with their siblings: %d", count, len(cut))
-    promoted = []
-    for rank, (row, decision) in enumerate(cut[:count], start=1):
+    chosen: dict[RunFolder, Promotion] = {}
+    for rank, (row, decision) in enumerate(cut, start=1):
+        if len(chosen) == count:
+            break
+        if _is_busy(row, rows):
+            log.info("%s: its job is not over yet; it can be promoted then", row.entry.label)
+            continue
         metric, value = decision.evidence["metric"], decision.evidence["value"]
         why = f"{metric} = {value:.4g} is number {rank} of {len(cut)} stopped points"
-        reason = f"promoted at step {decision.step}: {why}"
-        if not dry_run:
-            row.folder.promote(Promotion(decision.step, reason))
-        promoted.append(replace(row, standing=replace(row.standing, status=PENDING, detail=reason)))
-    return promoted
+        chosen[row.folder] = Promotion(decision.step, f"promoted at step {decision.step}: {why}")
+    return chosen
+
+
+def _is_busy(row: Row, rows: list[Row]) -> bool:
+    """Whether the job that trained it still sends values or trains other points: it would start what is promoted."""
+    task = place(row.folder)
+    together = [row] if task is None else [other for other in rows if place(other.folder) == task]
+    return any(other.standing.is_active or other.folder.attempts.is_alive() for other in together)
+
+
+def _as_promoted(row: Row, promotion: Promotion) -> Row:
+    return replace(row, standing=replace(row.standing, status=PENDING, detail=promotion.reason))
+
+
+@contextmanager
+def _promoted(promotions: Mapping[RunFolder, Promotion]) -> Iterator[None]:
+    """Have them go on; what was refused before it was on its way stays stopped."""
+    stopped = {folder: folder.state for folder in promotions}
+    for folder, promotion in promotions.items():
+        folder.promote(promotion)
+    try:
+        yield
+    except BaseException:
+        for folder, promotion in promotions.items():
+            before = stopped[folder]
+            if before is not None and folder.state == State(PENDING, promotion.reason):
+                folder.take_back(before)
+        raise
 
 
 def retry(manifest: Manifest, dry_run: bool) -> None:
@@ -223,34 +255,45 @@ def log_file(manifest: Manifest, label: str | None) -> Path:
     raise RunError(f"{manifest.name}: there is no log yet\n  way out: see `hrm-lab status {manifest.name}`")
 
 
-def sync(word: str, outputs: Path, advance: Callable[[int, int], None]) -> tuple[Counter[str], int]:
+def sync(
+    word: str, outputs: Path, uri: str | None, advance: Callable[[int, int], None]
+) -> tuple[Counter[str], Counter[str]]:
     """Tell the tracking store all that run folders hold. It may be done at any time, and as often as one likes.
 
     Args:
         word: a sweep, or one run, by its folder or its signature.
+        uri: a store to send them to, wherever they are logged, and if nowhere; None = the one that they are logged to.
         advance: called with how many runs of how many have been told.
 
     Returns:
-        What the store took, and how many runs it could not be told of.
+        What the store took, and the runs that it was not told of: `failed`, and those whose tracking is `off`.
+
+    Raises:
+        UserError: when the server at `uri` does not answer.
     """
     manifest, folders = _named(word, outputs)
+    if uri is not None:
+        refuse_silent_server(TrackingConfig(uri=uri))
     try:
         write_down(zip(folders, look(folders), strict=True))
     except slurm.SlurmError as error:
         log.warning("%s\nSLURM does not answer; these are the runs' own words", error)
-    begun = [folder for folder in folders if folder.status not in ("", PENDING)]
-    begun = [folder for folder in begun if (folder.path / "provenance.json").exists()]
-    took: Counter[str] = Counter(runs=len(begun))
-    failed = 0
+    begun = [folder for folder in folders if folder.has_begun]
+    took, untold = Counter[str](runs=len(begun)), Counter[str]()
     for number, folder in enumerate(begun, 1):
-        sent = sync_or_warn(folder)
+        tracking = folder.config().tracking
+        if uri is not None:
+            tracking = replace(tracking, enabled=True, uri=uri)
+        sent = sync_or_warn(folder, tracking)
         took += sent or Counter()
-        failed += sent is None
+        untold += Counter(off=not tracking.enabled, failed=sent is None)
         advance(number, len(begun))
-    is_over = manifest is not None and all(folder.status in ENDED for _, folder in manifest.grid())
-    if manifest is not None and is_over and not failed and not (manifest.folder / CLOSED).exists():
-        close_sweep(manifest, "FINISHED")
-    return took, failed
+    if manifest is not None and not untold and all(folder.status in ENDED for _, folder in manifest.grid()):
+        if uri is not None:
+            close_sweep(replace(manifest, tracking=replace(manifest.tracking, enabled=True, uri=uri)), "FINISHED")
+        elif not (manifest.folder / CLOSED).exists():
+            close_sweep(manifest, "FINISHED")
+    return took, untold
 
 
 def _named(word: str, outputs: Path) -> tuple[Manifest | None, list[RunFolder]]:

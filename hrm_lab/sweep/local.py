@@ -69,6 +69,7 @@ def run_again(manifest: Manifest, configs: Mapping[str, Config], launcher: Local
         return
     refuse_silent_server(some.tracking)
     build_datasets(configs.values())
+    manifest = dataclasses.replace(manifest, tracking=some.tracking)
     manifest.save()
     todo = [(entry, folder) for entry, folder, action in plan if action.submits]
     if todo:

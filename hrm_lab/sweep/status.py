@@ -72,12 +72,13 @@ def _close(points: Sequence[tuple[RunFolder, Standing]]) -> None:
     untold = []
     for folder, standing in points:
         state, tracked = folder.state, folder.tracked
-        if state and tracked and not standing.is_active and tracked.get("state") != asdict(state):
+        is_told = tracked is None or state is None or tracked.get("state") == asdict(state)
+        if not is_told and folder.has_begun and not standing.is_active:
             untold.append(folder)
     deadline = time.monotonic() + TELLING_S
     for folder in untold:
         is_mirrored = folder.attempts.is_alive()
-        if time.monotonic() > deadline or not (is_mirrored or sync_or_warn(folder) is not None):
+        if time.monotonic() > deadline or not (is_mirrored or sync_or_warn(folder, deadline=deadline) is not None):
             return
 
 

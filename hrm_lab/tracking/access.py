@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from hrm_lab.config import TrackingConfig
 from hrm_lab.errors import ConfigError
+from hrm_lab.redaction import redact
 
 log = logging.getLogger("hrm_lab")
-PASSWORD = re.compile(r"(://[^/:]*:)[^/]*(?=@)|([?&]password=)[^&]*")
 PROBE_S = 5.0
 HTTPS = "by a TLS proxy (launch/server/README.md)"
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials"
@@ -25,8 +24,8 @@ def refuse_password(key: str, uri: str, way_out: str) -> None:
     Raises:
         ConfigError: when there is one; it shows the URI without it.
     """
-    if PASSWORD.search(uri):
-        hidden = PASSWORD.sub(r"\1\2***", uri)
+    hidden = redact(uri)
+    if hidden != uri:
         raise ConfigError(key, hidden, "holds a password, which logs and `ps` would show to everybody", way_out)
 
 

@@ -28,6 +28,7 @@ from hrm_lab.training.protocols import Viewer
 log = logging.getLogger(__name__)
 # The tags that say why a run ended before its last epoch, by which rule, and at which rung of asha.
 STOPPING_REASON, STOPPING_RULE, STOPPING_RUNG = "stopping.reason", "stopping.rule", "stopping.rung"
+UNSTOPPED: dict[str, str | None] = dict.fromkeys((STOPPING_REASON, STOPPING_RULE, STOPPING_RUNG))
 CLOCK = ("perf/", "system/")  # metrics that depend on the clock and the machine
 Measured = dict[tuple[int, str], tuple[int, float]]  # step and metric -> milliseconds and value
 
@@ -37,7 +38,8 @@ class Journal:
 
     What lies beyond a checkpoint is dropped when a run goes on, and comes again. It comes with the stamps it had, and
     what depends on the clock with the values it had: a store takes metrics that agree in key, step, stamp and value
-    for one, so it does no harm if the first are still on their way when the second are sent.
+    for one, so it does no harm if the first are still on their way when the second are sent. When a run begins afresh,
+    nothing comes again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +62,7 @@ class Journal:
         begin = json.dumps({"begin": step, "total_steps": total_steps}) + "\n"
         temporary = self.path.with_suffix(".tmp")
         try:
-            self._dropped = self._put_aside(written[len(kept) :], step)
+            self._dropped = self._put_aside(written[len(kept) :], step, comes_again=high_water is not None)
             temporary.write_bytes(kept + begin.encode())
             fsync(temporary)
             # A new file under the old name: whoever follows the journal sees that it was cut, and begins again.
@@ -71,9 +73,12 @@ class Journal:
         fsync(self.path.parent)
         self._file = FileIO(self.path, "ab")
 
-    def _put_aside(self, lines: bytes, step: int) -> Measured:
+    def _put_aside(self, lines: bytes, step: int, comes_again: bool) -> Measured:
         """What will come again after a step; kept in a file, because the run may be killed before all of it has."""
         aside = self.path.with_suffix(".dropped.json")
+        if not comes_again:
+            aside.unlink(missing_ok=True)
+            return {}
         earlier = json.loads(aside.read_text())["metrics"] if aside.exists() else []
         measured = {(at, key): (ms, value) for at, key, ms, value in earlier} | _measured(lines)
         dropped = {place: value for place, value in measured.items() if place[0] > step}
@@ -154,7 +159,12 @@ class JournalReader:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # a power cut may leave zeros
+                    log.warning("%s: a damaged line is left out: %.40r", self.path, line)
+                    continue
+                yield entry
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -207,7 +217,7 @@ class JournalRecorder:
 
 def _tags(decision: Decision) -> dict[str, dict[str, str | None]]:
     if decision.rule == PROMOTION:
-        return {"tags": dict.fromkeys((STOPPING_REASON, STOPPING_RULE, STOPPING_RUNG))}
+        return {"tags": UNSTOPPED}
     if not decision.stops:
         return {}
     rung = {STOPPING_RUNG: str(decision.evidence["rung"])} if "rung" in decision.evidence else {}

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hrm_lab.config import PRUNERS, TrackingConfig
+from hrm_lab.decision import TIME_BUDGET
 from hrm_lab.errors import RunError
 from hrm_lab.tracking.journal import CLOCK, STOPPING_REASON, STOPPING_RULE, read_journal
 from hrm_lab.tracking.store import DATA_FINGERPRINT, KIND, RunRecord, Store, tracking_uri
@@ -47,8 +48,8 @@ class Logged:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it came to its own end; what a comparison with siblings has stopped would go on without them."""
-        return self.record.status == "FINISHED" and self.record.tags.get(STOPPING_RULE) not in PRUNERS
+        """Whether it came to its own end, and not to one that its siblings or the clock have set."""
+        return self.record.status == "FINISHED" and self.record.tags.get(STOPPING_RULE) not in (*PRUNERS, TIME_BUDGET)
 
     @property
     def broken_off(self) -> str:

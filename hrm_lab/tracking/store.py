@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits per request
 MAX_RUN_IDS = 200  # in one query
 MAX_HISTORIES, MAX_HISTORY = 100, 25_000  # runs and values that MLflow gives the histories of at once
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+FILE_PATIENCE = 10  # times as long as for anything else an answer to a file is waited for
 CLIENT = {
     # By itself it would try for four minutes, and send a POST again that may have been carried out. Whoever needs an
     # answer asks what has arrived, and then again.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    TIMEOUT: "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 KIND, SIGNATURE, SWEEP = "hrm_lab.kind", "hrm_lab.signature", "hrm_lab.sweep"
+BEGINNING = "hrm_lab.beginning"  # the run folder that a run mirrors, and which of its beginnings
 MEMBER = "hrm_lab.in."  # followed by a sweep's name: a run has this tag for every sweep that it is a point of
 REASON = "hrm_lab.reason"  # why a run stopped early or failed, in words
 DATA_FINGERPRINT, WEIGHTS_HASH = "hrm_lab.data_fingerprint", "hrm_lab.weights_hash"
@@ -61,7 +64,7 @@ class RunRecord:
 
 
 def tracking_uri(config: TrackingConfig, outputs: Path) -> str:
-    """The configured URI, else that of a SQLite file in `outputs`.
+    """The configured URI, else MLFLOW_TRACKING_URI, else that of a SQLite file in `outputs`.
 
     Raises:
         ConfigError: when there is a password in it.
@@ -144,19 +147,39 @@ class Store:
         tags = {KIND: "sweep", SWEEP: name, "mlflow.note.content": question or f"sweep {name}"}
         return self._create_run(name, tags)
 
-    def find_run(self, signature: str) -> str:
-        """The id of a signature's run, an empty one only where there is no other; empty where there is none."""
-        found = self._runs_of(signature)
+    def find_beginning(self, beginning: str) -> str:
+        """The id of the run that mirrors a run folder's beginning, an empty one only where there is no other.
+
+        Empty where there is none.
+        """
+        found = self._runs_where(f"tags.`{BEGINNING}` = '{beginning}'")
         return str(max(found, key=lambda run: len(run.data.params)).info.run_id) if found else ""
 
-    def delete_empty_runs(self, signature: str, but: str) -> None:
-        """Delete runs of a signature that nobody has described: requests for a run that got no answer made them."""
-        for run in self._runs_of(signature):
-            if run.info.run_id != but and not run.data.params and not run.data.metrics:
-                self.client.delete_run(run.info.run_id)
+    def discard_others(self, beginning: str, but: str) -> None:
+        """Leave a run folder no run but one.
 
-    def _runs_of(self, signature: str) -> list[Run]:
-        query = f"tags.`{SIGNATURE}` = '{signature}'"
+        The others are of earlier beginnings, or made by requests for a run that got no answer.
+        """
+        for run in self._runs_where(f"tags.`{BEGINNING}` LIKE '{beginning.partition('/')[0]}/%'"):
+            if run.info.run_id != but:
+                self._discard(run)
+
+    def _discard(self, run: Run) -> None:
+        """Delete a run; where its user may not, take away all that it is found by."""
+        from mlflow.exceptions import MlflowException
+
+        run_id = run.info.run_id
+        try:
+            self.client.delete_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            self.client.update_run(run_id, "KILLED", f"{run.info.run_name} (discarded)")
+            names = (SIGNATURE, MEMBER, BEGINNING)  # the last one last: until then it is found again
+            found_by = [key for name in names for key in run.data.tags if key.startswith(name)]
+            self.set_tags(run_id, {KIND: "discarded", **dict.fromkeys(found_by)})
+
+    def _runs_where(self, query: str) -> list[Run]:
         return list(self.client.search_runs([self.experiment_id], query, max_results=FOUND_AT_MOST))
 
     def find(self, word: str) -> list[RunRecord]:
@@ -311,7 +334,8 @@ class Store:
         from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
-        new = [Param(key, redact(str(value))) for key, value in params.items() if key not in known]
+        texts = redacted({key: str(value) for key, value in params.items() if key not in known})
+        new = [Param(key, text) for key, text in texts.items()]
         for start in range(0, len(new), MAX_PARAMS):
             self.client.log_batch(run_id, params=new[start : start + MAX_PARAMS])
 
@@ -329,18 +353,22 @@ class Store:
         self.client.log_text(run_id, redact(text), path)
 
     def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
-        """Store a file as an artifact."""
-        self.client.log_artifact(run_id, str(file), folder)
+        """Store a file as an artifact, which may take longer than any other request."""
+        usual = os.environ[TIMEOUT]  # MLflow reads it anew at every request
+        os.environ[TIMEOUT] = str(FILE_PATIENCE * int(usual))
+        try:
+            self.client.log_artifact(run_id, str(file), folder)
+        finally:
+            os.environ[TIMEOUT] = usual
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags, replacing older values."""
-        for key, value in tags.items():
-            self.client.set_tag(run_id, key, redact(value))
-
-    def delete_tag(self, run_id: str, key: str) -> None:
-        """Remove a tag if it is there."""
-        if key in self.client.get_run(run_id).data.tags:
-            self.client.delete_tag(run_id, key)
+    def set_tags(self, run_id: str, tags: Mapping[str, str | None]) -> None:
+        """Set tags, replacing older values; those that are to be None are removed if they are there."""
+        known = self.client.get_run(run_id).data.tags if None in tags.values() else {}
+        for key, value in redacted(tags).items():
+            if value is not None:
+                self.client.set_tag(run_id, key, value)
+            elif key in known:
+                self.client.delete_tag(run_id, key)
 
     def set_status(self, run_id: str, status: str, ended_ms: int | None = None) -> None:
         """RUNNING, FINISHED, FAILED or KILLED, with the time of the end (None = now) where it is one."""
@@ -365,7 +393,7 @@ def refuse_silent_server(config: TrackingConfig) -> None:
     except requests.RequestException as error:
         raise UserError(
             f"tracking.uri={uri}: no server answers ({type(error).__name__})\n"
-            "  way out: start it, or take tracking=sqlite or tracking=none"
+            "  way out: start it; or `unset MLFLOW_TRACKING_URI` and take tracking=sqlite; or take tracking=none"
         ) from None
 
 

@@ -33,14 +33,14 @@ class Batches:
             inputs, labels = augment(self.dataset.info, inputs, labels, sampler.seed, groups, variants)
         return self._batch(inputs, labels, split.puzzle_identifiers[rows])
 
-    def evaluation(self, split: Split, global_batch_size: int) -> Iterator[Batch]:
-        """This process's rows of every test batch, in file order; the last one is padded."""
+    def evaluation(self, split: Split, global_batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """This process's rows of every test batch, in file order, and what they hold; the last one is padded (-1)."""
         info = self.dataset.info
         for rows in eval_rows(len(split), global_batch_size, self.ranks.rank, self.ranks.world_size):
             padding = rows < 0
             inputs = np.where(padding[:, None], np.uint8(info.pad_id), split.inputs[rows])
             identifiers = np.where(padding, np.int32(info.blank_identifier_id), split.puzzle_identifiers[rows])
-            yield self._batch(inputs, split.labels[rows], identifiers, padding)
+            yield rows, self._batch(inputs, split.labels[rows], identifiers, padding)
 
     def empty(self, size: int) -> Batch:
         """Zeros in the shape of a training batch."""

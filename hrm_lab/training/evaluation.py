@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 
 from hrm_lab.data.format import DatasetInfo, Split
-from hrm_lab.data.sampler import eval_rows
 from hrm_lab.model.hrm import HRM
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, eval_metrics, eval_sums
 from hrm_lab.training.batches import Batches
@@ -66,8 +65,7 @@ def evaluate(
     per_set, shown = {}, None
     for name, split in batches.dataset.test.items():
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
-        places = eval_rows(len(split), global_batch_size, ranks.rank, ranks.world_size)
-        for rows, batch in zip(places, batches.evaluation(split, global_batch_size), strict=True):
+        for rows, batch in batches.evaluation(split, global_batch_size):
             prediction, thoughts = think(model, batch, steps)
             sums += eval_sums(prediction, batch, steps, token_loss)
             depth.add(thoughts, batch, torch.from_numpy(buckets.membership(split, rows)).to(ranks.device))

@@ -123,14 +123,16 @@ class Stopper(Protocol):
         """Whether the run's budget of any kind is used up, so that it is to be evaluated now. Asked after every step.
 
         Args:
-            seconds, gpu_seconds: of all attempts.
+            seconds, gpu_seconds: of all attempts, as the checkpoints know them: what a kill has lost is not in them.
         """
 
-    def update(self, step: int, values: Mapping[str, float]) -> Sequence[Decision]:
+    def update(self, step: int, values: Mapping[str, float], is_last: bool) -> Sequence[Decision]:
         """What is decided after the evaluation at `step`; one that stops ends the run.
 
         Args:
-            values: of this evaluation, the last logged ones of training, and perf/wall_s, perf/gpu_s.
+            values: of this evaluation, with the watched means of the training since the one before, and perf/wall_s,
+                perf/gpu_s.
+            is_last: no step is left: the run is complete, and there is nothing to stop.
         """
 
     def revive(self, step: int) -> Decision | None:

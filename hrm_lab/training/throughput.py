@@ -8,17 +8,24 @@ from hrm_lab.config import Config, ModelConfig
 from hrm_lab.model.layers import swiglu_width
 from hrm_lab.training.distributed import Ranks
 
-# Dense peaks in FLOP/s, (bfloat16 with float32 accumulation, float32 without tensor cores), from NVIDIA's data sheets:
-# H100 and H200 SXM, A100, L40S, "Ada" and "Ampere GA102" whitepapers. The first name found in the device's counts.
+# By the name that CUDA gives a device, whole: a part of one (MIG), a laptop's and a "Ti" of the same name are others.
+# Dense peaks in FLOP/s: bfloat16 with float32 accumulation, float32 without tensor cores. From NVIDIA's data sheets of
+# H100, H200, A100 and L40S (H100's and H200's bfloat16 is printed with sparsity, twice this), and from its architecture
+# whitepapers "Ada" and "Ampere GA102", appendix A.
+HOPPER_SXM, HOPPER_NVL, A100 = (989e12, 67e12), (835e12, 60e12), (312e12, 19.5e12)
 PEAKS: dict[str, tuple[float, float]] = {
-    "H200": (989e12, 67e12),
-    "H100 PCIe": (756e12, 51e12),
-    "H100 NVL": (835e12, 60e12),
-    "H100": (989e12, 67e12),
-    "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
-    "RTX 4090": (165.2e12, 82.6e12),
-    "RTX 3090": (71e12, 35.6e12),
+    "NVIDIA H200": HOPPER_SXM,
+    "NVIDIA H200 NVL": HOPPER_NVL,
+    "NVIDIA H100 80GB HBM3": HOPPER_SXM,
+    "NVIDIA H100 NVL": HOPPER_NVL,
+    "NVIDIA H100 PCIe": (756e12, 51e12),
+    "NVIDIA A100-SXM4-40GB": A100,
+    "NVIDIA A100-SXM4-80GB": A100,
+    "NVIDIA A100-PCIE-40GB": A100,
+    "NVIDIA A100 80GB PCIe": A100,
+    "NVIDIA L40S": (362e12, 91.6e12),
+    "NVIDIA GeForce RTX 4090": (165.2e12, 82.6e12),
+    "NVIDIA GeForce RTX 3090": (71e12, 35.6e12),
 }
 
 
@@ -45,10 +52,10 @@ def step_flops(model: ModelConfig, seq_len: int, batch_size: int) -> float:
 
 def device_peak(device_name: str, dtype: str) -> float | None:
     """Peak of a device by its name, in FLOP/s; None where it is not known."""
-    for name, (bfloat16, float32) in PEAKS.items():
-        if name in device_name:
-            return bfloat16 if dtype == "bfloat16" else float32
-    return None
+    if device_name not in PEAKS:
+        return None
+    bfloat16, float32 = PEAKS[device_name]
+    return bfloat16 if dtype == "bfloat16" else float32
 
 
 class Throughput:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrm_lab.config import Config, check_metric, check_steps, check_world_size
+from hrm_lab.best import Best
+from hrm_lab.config import TRAIN_MEAN, Config, check_gpu_budget, check_metric, check_steps, check_world_size, watched
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.decision import Decision
@@ -30,7 +31,7 @@ from hrm_lab.model.act import (
     train_segment,
 )
 from hrm_lab.model.hrm import HRM, Latents
-from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, train_loss, train_metrics
+from hrm_lab.model.losses import TOKEN_LOSSES, train_loss
 from hrm_lab.optim.adam_atan2 import build_adam_atan2
 from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
@@ -41,6 +42,7 @@ from hrm_lab.training.divergence import Damage, Vitals, pulse
 from hrm_lab.training.evaluation import Evaluation, evaluate
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
 from hrm_lab.training.throughput import Throughput
+from hrm_lab.training.window import Window, zero_sums
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Trainer:
         ranks: from distributed.connect.
 
     Raises:
-        ConfigError: when the dataset holds less than one batch an iteration.
+        ConfigError: when the dataset, the processes or the device do not fit the config.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Trainer:
         check_steps(dataset.train.num_groups, training)
         check_world_size(training, ranks.world_size)
         check_metric(config.stopping, dataset.test)
+        check_gpu_budget(config.stopping, ranks.device.type)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
         self.control, self.agreement = control, Agreement(ranks)
         self._cpu_group = ranks.new_cpu_group()
@@ -132,14 +135,12 @@ class Trainer:
         # All that changes from step to step, and so all that a checkpoint holds besides weights and optimizer.
         self.step = 0
         self.carry = initial_carry(self.model, self.batches.empty(training.global_batch_size // ranks.world_size))
-        self.window = self._zero_sums()  # metric sums since the last logged step, this process's share, and
-        self.window_steps = 0  # the number of steps in them
-        self.best_value: float | None = None
-        self.best_step: int | None = None
+        self.window = Window(ranks, training.global_batch_size)  # since the last logged step
+        self.iteration = Window(ranks, training.global_batch_size)  # since the last evaluation
+        self.best = Best(config.stopping.mode)
         self.stopped: str | None = None
-        self.train_values: dict[str, float] = {}  # last logged value of each training metric
         self.evaluation_is_due = False  # an iteration is trained, and left before it was evaluated
-        self.seconds = 0.0  # of all attempts together, and
+        self.seconds = 0.0  # of all attempts together, but for what a kill has lost, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self.gpu_seconds = 0.0  # seconds times GPUs, of all attempts
         self._high_water: int | None = None  # of the recorder, in the checkpoint that training goes on from
@@ -208,7 +209,7 @@ class Trainer:
             # While one is being written no other is begun: it is taken at the first step that finds the disk free.
             if self._save_is_due and written == self.checkpoints.begun:
                 self.save()
-        return Outcome(self.step, self.best_value, self.best_step, self.stopped)
+        return Outcome(self.step, self.best.value, self.best.step, self.stopped)
 
     def _agree_to_stay(self) -> int:
         """Leave if any process wants to; the number of checkpoints that all of them have seen written."""
@@ -239,22 +240,24 @@ class Trainer:
         exploration = self._exploration()
         parts = config.training.gradient_accumulation_steps
         carries, identifiers, row_grads = [], [], []
+        sums = zero_sums(ranks.device)
         for carry, rows in zip(split_carry(self.carry, parts), _cut(batch.inputs.shape[0], parts), strict=True):
             draws = None if exploration is None else Exploration(*(field[rows] for field in exploration))
             carry, segment = train_segment(self.model, carry, Batch(*(field[rows] for field in batch)), draws)
-            loss, sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
+            loss, part_sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
             # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
             (loss / config.training.global_batch_size).backward()  # type: ignore[no-untyped-call]
-            self.window += sums
+            sums += part_sums
             carries.append(carry)
             if segment.puzzle_rows is not None and segment.puzzle_rows.grad is not None:
                 identifiers.append(carry.data.puzzle_identifiers)
                 row_grads.append(segment.puzzle_rows.grad)
         self.carry = join_carries(carries)
-        alive = pulse(self.window)
+        alive = pulse(sums)
         ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), alive])
         all_row_grads = ranks.gather(torch.cat(row_grads)) if row_grads else None
-        self.window_steps += 1
+        self.window.add(sums)
+        self.iteration.add(sums)
         self.step += 1  # counted before the learning rate is looked up, as published
         self.vitals.note(self.step, alive, all_row_grads)
         if all_row_grads is not None and self.model.puzzle_emb is not None:
@@ -288,15 +291,10 @@ class Trainer:
     # ---------------------------------------------------------------------------------- looking and saving
 
     def _log_window(self) -> None:
-        """Record the mean over the steps since the last call; a window in which nothing halted has no accuracy."""
-        batch_size = self.config.training.global_batch_size
+        """Record the means over the steps since the last call."""
         self._refuse(self.vitals.damage())
-        self.ranks.sum_([self.window])
-        values = train_metrics(self.window, self.window_steps * batch_size)
-        self.window, self.window_steps = self._zero_sums(), 0
-        named = {f"train/{key}": value for key, value in values.items()}
+        named = {f"train/{key}": value for key, value in self.window.close().items()}
         named["train/lr"] = self.lr(self.config.optim.lr)
-        self.train_values |= named
         self._take_time(training=True)
         self._record(named | self.throughput.values(self._pace.steps_per_second()))
 
@@ -305,24 +303,26 @@ class Trainer:
         self._take_time(training=True)
         self._refuse_damage()
         evaluation = self._evaluate(self._agree_to_stay)
-        metrics = evaluation.metrics
         self.evaluation_is_due = False
         self._take_time(training=False)
-        if not math.isfinite(metrics.get("eval/lm_loss", 0.0)):
+        if not math.isfinite(evaluation.metrics.get("eval/lm_loss", 0.0)):
             self._refuse(Damage(self.step, "eval/lm_loss"))
-        self._keep_best(self.train_values | metrics)
+        means = {f"{TRAIN_MEAN}{key}": value for key, value in self.iteration.close().items()}
+        metrics = evaluation.metrics | {key: means[key] for key in means if key in watched(self.config.stopping)}
+        self._keep_best(metrics)
         samples = self.step * self.config.training.global_batch_size
         perf = {"perf/wall_s": self.seconds, "perf/mean_samples_per_s": samples / self.train_seconds}
         if self.gpu_seconds:
             perf["perf/gpu_s"] = self.gpu_seconds
         self._record(metrics | perf)  # before it is decided upon: siblings may be asked about each other
         self._record_arrays(evaluation)
-        self._decide(self.train_values | metrics | perf)
+        self._decide(metrics | perf)
         self._save_is_due = True
 
     def _decide(self, values: dict[str, float]) -> None:
         """Ask the stopper; all processes do as the main one says."""
-        asked = self.stopper.update(self.step, values) if self.ranks.is_main else []
+        is_last = self.step == self.sampler.total_steps
+        asked = self.stopper.update(self.step, values, is_last) if self.ranks.is_main else []
         decisions, state = self.ranks.broadcast((asked, self.stopper.state_dict()), self._cpu_group)
         self.stopper.load_state_dict(state)
         for decision in decisions:
@@ -357,15 +357,9 @@ class Trainer:
         return evaluate(self.model, self.batches, self.eval_batch_size, after_batch, shown)
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
-        stopping = self.config.stopping
-        value = metrics.get(stopping.metric)
-        if value is None or math.isnan(value):
-            return
-        sign = 1 if stopping.mode == "max" else -1
-        if self.best_value is None or sign * value > sign * self.best_value:
-            self.best_value, self.best_step = value, self.step
-            if self.ranks.is_main:
-                self.checkpoints.keep_weights(self.model.state_dict(), self.folder / "best.safetensors")
+        value = metrics.get(self.config.stopping.metric, math.nan)
+        if self.best.take(self.step, value) and self.ranks.is_main:
+            self.checkpoints.keep_weights(self.model.state_dict(), self.folder / "best.safetensors")
 
     def _record(self, values: dict[str, float]) -> None:
         if self.ranks.is_main:
@@ -388,16 +382,13 @@ class Trainer:
         self.train_seconds += seconds if training else 0.0
         self.gpu_seconds += seconds * self._gpus
 
-    def _zero_sums(self) -> Tensor:
-        return torch.zeros(len(SUMS), dtype=torch.float64, device=self.ranks.device)
-
     # ---------------------------------------------------------------------------------------------- state
 
     def save(self) -> None:
         """Have all that the next step needs written, and go on as soon as it is copied."""
         self._refuse_damage()
         state = self.state_dict()
-        self.checkpoints.save(self.step, self.best_step, state, self.recorder.sync)
+        self.checkpoints.save(self.step, self.best.step, state, self.recorder.sync)
         self._save_is_due = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -408,10 +399,10 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "carry": {name: Rows(tensor) for name, tensor in _named(self.carry).items()},
-            "window": {"sums": Rows(self.window[None]), "steps": self.window_steps},
-            "best": {"value": self.best_value, "step": self.best_step},
+            "window": self.window.state_dict(),
+            "iteration": self.iteration.state_dict(),
+            "best": self.best.state_dict(),
             "stopped": self.stopped,
-            "train_values": self.train_values,
             "evaluation_is_due": self.evaluation_is_due,
             "stopper": self.stopper.state_dict(),
             "high_water": self.recorder.high_water() if self.ranks.is_main else None,
@@ -432,17 +423,10 @@ class Trainer:
             rows["halted"],
             Batch(rows["inputs"], rows["labels"], rows["puzzle_identifiers"]),
         )
-        # To every process its own sums of the open window, so that they are added up in the same order as ever; to
-        # another number of processes their total.
-        sums = state["window"]["sums"].to(device)
-        if len(sums) == self.ranks.world_size:
-            self.window = sums[self.ranks.rank]
-        else:
-            self.window = sums.sum(0) if self.ranks.is_main else self._zero_sums()
-        self.window_steps = state["window"]["steps"]
-        self.best_value, self.best_step = state["best"]["value"], state["best"]["step"]
-        self.stopped, self.train_values = state["stopped"], state["train_values"]
-        self.evaluation_is_due = state["evaluation_is_due"]
+        self.window.load_state_dict(state["window"])
+        self.iteration.load_state_dict(state["iteration"])
+        self.best.load_state_dict(state["best"])
+        self.stopped, self.evaluation_is_due = state["stopped"], state["evaluation_is_due"]
         self.stopper.load_state_dict(state["stopper"])
         self._high_water = state["high_water"]
         seconds = state["seconds"]

@@ -39,23 +39,26 @@ answers() {
     timeout 3 bash -c "exec 3<>/dev/tcp/$CALLED/$PORT && printf 'GET /health HTTP/1.0\r\n\r\n' >&3 && head -1 <&3 | grep -q ' 200 '" \
         2>/dev/null
 }
-CALLED=${HOST/#0.0.0.0/127.0.0.1}
+CALLED=${HOST/#0.0.0.0/127.0.0.1}                # by this script
+SHOWN=${HOST/#0.0.0.0/${NAMES%%,*}}              # by everybody else
 
 make_database() {
-    [ -s "$DATA/PG_VERSION" ] && return
+    [ -d "$DATA" ] && return
     say "making a database in $DATA"
-    local password; password=$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')
+    local password rc=0; password=$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')
     (umask 077 && echo "*:*:*:mlflow:$password" > "$PGPASSFILE")
     mkdir -p "$DIR/postgres"
     [ "$(id -u)" != 0 ] || chown postgres: "$DIR/postgres"
     chmod 700 "$DIR/postgres"
     as_postgres mkdir -p "$SOCKET"
-    # Half a database, of a first start that was broken off, holds nothing.
-    as_postgres rm -rf "$DATA"
+    # It gets its name when it is whole: what a start that was broken off has left is made anew.
+    as_postgres rm -rf "$DATA.new"
     as_postgres sh -c "umask 077; cat > '$DIR/postgres/password'" <<< "$password"
-    as_postgres "$BIN/initdb" -D "$DATA" -U mlflow --auth=scram-sha-256 --pwfile="$DIR/postgres/password" -E UTF8 \
-        --locale=C.UTF-8 > "$DIR/initdb.log" || fail "no database could be made" "read $DIR/initdb.log"
+    as_postgres "$BIN/initdb" -D "$DATA.new" -U mlflow --auth=scram-sha-256 --pwfile="$DIR/postgres/password" -E UTF8 \
+        --locale=C.UTF-8 > "$DIR/initdb.log" || rc=$?
     rm "$DIR/postgres/password"
+    [ $rc = 0 ] || fail "no database could be made" "read $DIR/initdb.log"
+    as_postgres mv "$DATA.new" "$DATA"
 }
 
 start_database() {
@@ -106,7 +109,7 @@ up() {
     start_database
     start_server
     say "up; logs in $LOG"
-    say "export MLFLOW_TRACKING_URI=http://$CALLED:$PORT MLFLOW_TRACKING_USERNAME=admin"
+    say "export MLFLOW_TRACKING_URI=http://$SHOWN:$PORT MLFLOW_TRACKING_USERNAME=admin"
     say "export MLFLOW_TRACKING_PASSWORD=\$(cat $DIR/server/admin_password)"
 }
 

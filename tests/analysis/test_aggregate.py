@@ -37,7 +37,8 @@ def frame_of(runs: list[Row], mode: str = "max") -> pd.DataFrame:
         metric="eval/score", mode=mode, best_step=10, best_score=best, last_step=20, last_score=best / 2
     )
     frame = frame.assign(act_depth=8, act_steps=4.0, samples_per_s=100.0, mfu=math.nan, wall_s=5.0, gpu_h=0.5)
-    return frame.assign(state=[state for *_, state in runs])
+    frame = frame.assign(state=[state for *_, state in runs])
+    return frame.assign(whole=frame["state"].isin(FINISHED))
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,17 +8,16 @@ from typing import Any, cast
 import pytest
 
 from hrm_lab.analysis.answer import answer
-from hrm_lab.analysis.frames import Target
 from hrm_lab.analysis.groups import Group
-from hrm_lab.run_folder import COMPLETED, FAILED, RUNNING, STOPPED, State
+from hrm_lab.analysis.metrics import Target
+from hrm_lab.run_folder import COMPLETED, FAILED, RUNNING, State
 
 EXACT = Target("eval/exact_accuracy", "max")
 
 
 def group(label: str, mean: float | None, error: float | None, *states: str) -> Group:
-    runs = cast(Any, tuple(SimpleNamespace(state=State(state)) for state in states))
-    finished = [state for state in states if state in (COMPLETED, STOPPED)]
-    return Group(label, runs, len(finished) if mean is not None else 0, mean, error)
+    runs = [SimpleNamespace(state=State(state), is_whole=state == COMPLETED, cut_by=None) for state in states]
+    return Group(label, cast(Any, tuple(runs)), states.count(COMPLETED) if mean is not None else 0, mean, error)
 
 
 THREE = (COMPLETED,) * 3
@@ -83,3 +82,8 @@ def test_a_loss_is_better_low_and_no_share() -> None:
 def test_two_seeds_prove_nothing() -> None:
     groups = [group("a", 0.9, 0.001, *THREE[:2]), group("b", 0.5, 0.001, *THREE[:2])]
     assert "do not prove it" in answer(groups, EXACT)
+
+
+def test_many_seeds_are_not_called_few() -> None:
+    groups = [group("a", 0.9, 0.01, *THREE * 4), group("b", 0.86, 0.01, *THREE * 4)]
+    assert "the first is probably better." in answer(groups, EXACT)

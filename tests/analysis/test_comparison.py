@@ -12,10 +12,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hrm_lab.analysis.comparison import compare, comparison_table, notes
+from hrm_lab.analysis.decisions import Decided, decisions_table
 from hrm_lab.analysis.export import csv, latex, markdown
 from hrm_lab.analysis.frames import load_sweep
 from hrm_lab.cli import app
 from hrm_lab.config import Config
+from hrm_lab.decision import PROMOTION, Decision
 from hrm_lab.errors import UserError
 from hrm_lab.run_folder import COMPLETED, FAILED, State
 from tests.synthetic import Metrics, make_sweep
@@ -103,6 +105,41 @@ def test_latex_is_for_booktabs_and_escaped(frame: pd.DataFrame) -> None:
     assert rows[1][:3] == ["$1$", "$2$ of $3$", r"$14.8 \pm 0.6$"]
     named = latex(compare(frame.assign(**{"data.source": "a_b & 5%"}), each=True))
     assert r"a\_b \& 5\%" in named
+    frame["optim.lr"], frame["data.shuffle"] = [1e-05, 2.5e6 * 1e12] * 3, [True, False] * 3
+    powers = latex(compare(frame, each=True))
+    assert r"$1 \times 10^{-5}$" in powers
+    assert r"$2.5 \times 10^{18}$" in powers
+    assert " true " in powers
+    assert "$true$" not in powers
+
+
+def test_what_others_wrote_is_no_markup_and_nothing_need_be_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make_sweep(
+        tmp_path, [{"data.source": "a[bold]b"}, {"data.source": "[/]"}], measured, question="Does [it]?"
+    )
+    (manifest.folder / "figures").write_text("")  # where no picture can be put
+    done = CliRunner().invoke(app, ["compare", "made", "--outputs", str(tmp_path / "outputs")])
+    assert done.exit_code == 0
+    assert "learning curves:" not in done.output
+    for words in ("made: Does [it]?", "a[bold]b", "[/]"):
+        assert words in done.output
+
+
+def test_decisions_fit_a_terminal_of_80_columns() -> None:
+    point = "H_cycles=2 L_cycles=1 lr=0.0005 seed=1"
+    evidence = {"metric": "eval/accuracy", "value": 0.7725, "threshold": 0.7803, "rank": 12, "rung": 0}
+    cut = Decision(62, "percentile", True, "said twice", evidence | {"peers": dict.fromkeys("abcdefghijk", 0.8)})
+    promoted = Decision(62, PROMOTION, False, "promoted at step 62: number 1 of 9")
+    console = Console(width=80, file=StringIO())
+    console.print(decisions_table([Decided(point, 0, cut), Decided(point, 1, promoted)]))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "62 0 percentile 0.7725 0.7803 12 of 12 stops" in text
+    assert "said twice" not in text
+    assert "promoted at" in text
 
 
 def test_the_verb_writes_files_and_refuses_with_a_way_out(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -112,7 +149,7 @@ def test_the_verb_writes_files_and_refuses_with_a_way_out(frame: pd.DataFrame, t
 
     shown, _ = verb()
     assert "2 of 3" in shown
-    assert "learning_curves.png" in shown
+    assert "sweeps/made/figures/learning_curves.png" in " ".join(shown.split())
     assert "--outputs" not in shown
     table = tmp_path / "table.tex"
     verb("--out", str(table))

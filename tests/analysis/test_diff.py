@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,23 @@ def test_the_first_value_that_differs_though_the_recipe_is_the_same(tmp_path: Pa
         write_json(folder.path / "dataset.json", facts)
     found = sections(compared(one, RunFolder.of(config_with(tmp_path / "b", {}))))
     assert found["data"] == [("fingerprint", "101010101010", "121212121212"), ("train: examples", "10", "12")]
+
+
+def test_an_older_version_differs_in_nothing_that_has_its_default(tmp_path: Path) -> None:
+    one, other = run_with(tmp_path / "a"), run_with(tmp_path / "b")
+    stored = json.loads((one.path / "config.json").read_text())
+    del stored["optim"]["beta1"], stored["tracking"]["system_interval"]
+    write_json(one.path / "config.json", stored)
+    rows = sections(compared(one, other))["config"]
+    assert [row[0].partition(" ")[0] for row in rows] == ["paths.outputs", "paths.data"]
+
+
+def test_the_best_is_what_the_run_watched_for_and_a_number(tmp_path: Path) -> None:
+    config = config_with(tmp_path, {"stopping.metric": "eval/lm_loss", "stopping.mode": "max"})
+    values = {4: {"eval/lm_loss": math.nan}, 8: {"eval/lm_loss": 3.0}, 12: {"eval/lm_loss": 2.0}}
+    watched = make_run(config, values, State(COMPLETED), Point("watched"))
+    rows = {row[0]: row[1] for row in sections(compared(watched, run_with(tmp_path)))["outcome"]}
+    assert rows["best eval/lm_loss"] == "3 at step 8"
 
 
 @pytest.mark.skipif(not source().commit, reason="this package does not lie in a git checkout")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_less_of_a_loss_is_better(tmp_path: Path) -> None:
     assert list(both["best_lm_loss"]) == [0.3, 1.0, 1.0]
 
 
+def test_no_number_is_never_the_best(tmp_path: Path) -> None:
+    values = {2: math.nan, 4: 0.3, 6: 0.2, 8: math.nan}
+    manifest = make_sweep(tmp_path, [{"seed": 0}], lambda _: {s: {"eval/lm_loss": v} for s, v in values.items()})
+    assert load_sweep(manifest, metric="lm_loss")["best_step"].tolist() == [6]
+    for _, folder in manifest.runs():
+        folder.journal.write_text(folder.journal.read_text().replace("0.3", "NaN").replace("0.2", "NaN"))
+    assert load_sweep(manifest, metric="lm_loss")["best_step"].isna().all()
+
+
+def test_a_training_metric_is_taken_at_the_evaluations(tmp_path: Path) -> None:
+    """Logged at 3, 5 and 10; what was logged last before each evaluation at 4 and 8 is its value there."""
+    metrics = {3: {"train/lm_loss": 2.0}, 4: {"eval/accuracy": 0.5}, 5: {"train/lm_loss": 1.5}}
+    metrics |= {8: {"eval/accuracy": 0.6}, 10: {"train/lm_loss": 0.1}}
+    manifest = make_sweep(tmp_path, [{"seed": 0}], lambda _: metrics)
+    (row,) = load_sweep(manifest, metric="train/lm_loss").to_dict("records")
+    assert (row["best_train/lm_loss"], row["best_step"], row["best_accuracy"], row["mode"]) == (1.5, 8, 0.6, "min")
+    assert row["last_train/lm_loss"] == 1.5
+
+
 def test_settings_that_differ_are_found_in_the_configs_of_several_sweeps(tmp_path: Path) -> None:
     make_sweep(tmp_path, [{"optim.lr": 0.25}], rising, name="one")
     shared = {"optim.lr": 0.25}
@@ -158,6 +178,7 @@ def test_three_hundred_runs_each_journal_read_once(tmp_path: Path) -> None:
         opened = OPENED
     finally:
         OPENED = None
+    assert picture is not None
     assert picture.stat().st_size > 10_000
     journals = {path: number for path, number in opened.items() if path.endswith("journal.jsonl")}
     assert len(journals) == 300

@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from hrm_lab.analysis import frames
+from hrm_lab.analysis import runs
 from hrm_lab.analysis.curves import draw_curves
-from hrm_lab.analysis.frames import Target, read_results
+from hrm_lab.analysis.frames import read_results
 from hrm_lab.analysis.heat_map import axes_by_spread
+from hrm_lab.analysis.metrics import Target
 from hrm_lab.analysis.origin import command
 from hrm_lab.analysis.pareto import Priced, front
 from hrm_lab.analysis.report import Report, make_report, write_report
+from hrm_lab.cli import app
 from hrm_lab.config import Config
 from hrm_lab.manifest import Entry, Manifest
 from hrm_lab.run_folder import COMPLETED, FAILED, PENDING, STOPPED, State
+from hrm_lab.sweep.closing import report_sweep
 from tests.synthetic import Metrics, add_evaluation, append, make_sweep
 
 VOID = {"meta", "img", "br", "link"}
@@ -146,18 +150,44 @@ def test_the_same_runs_give_the_same_bytes_and_each_is_read_once(
     full: Manifest, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: Counter[Path] = Counter()
-    reader = frames.read_journal
+    reader = runs.read_journal
 
     def counted(path: Path) -> Any:
         read[path] += 1
         return reader(path)
 
-    monkeypatch.setattr(frames, "read_journal", counted)
+    monkeypatch.setattr(runs, "read_journal", counted)
     page, *pictures = write_report(read_results(full), tmp_path / "new/page.html")
     assert set(read.values()) == {1}
     assert len(read) == len(GRID)
     assert page.read_text() == report.html
     assert [path.read_bytes() for path in pictures] == [picture.png for picture in report.pictures]
+
+
+def test_a_sweep_over_what_is_watched_is_reported_by_what_all_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = [{"stopping.metric": f"eval/{name}"} for name in ("accuracy", "exact_accuracy")]
+    manifest = make_sweep(tmp_path, points, learned)
+    report_sweep(manifest)
+    page = (manifest.folder / "report.html").read_text()
+    assert "Ranked by <code>eval/exact_accuracy</code>" in page
+    assert "ranked by eval/exact_accuracy; --metric" in caplog.text
+    words = ["report", "made", "--metric", "accuracy", "--outputs", str(tmp_path / "outputs")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert "Ranked by <code>eval/accuracy</code>" in (manifest.folder / "report.html").read_text()
+
+
+def test_a_damaged_line_and_a_damaged_provenance_hide_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = make_sweep(tmp_path, [{"seed": 0}, {"seed": 1}], learned)
+    folder = manifest.runs()[0][1]
+    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    folder.journal.write_bytes(b"".join([*lines[:-1], b"\0\0\0\n", lines[-1]]))
+    (folder.path / "provenance.json").write_text('{"commit": "')
+    results = read_results(manifest)
+    assert results.frame["last_step"].tolist() == [8, 8]
+    assert "solves" in make_report(results).html
+    assert f"{folder.journal}: a damaged line is left out" in caplog.text
 
 
 @pytest.mark.parametrize(

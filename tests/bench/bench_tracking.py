@@ -35,12 +35,10 @@ WARM = 50  # steps that are not counted
 TRAIN = """
 import sys
 from pathlib import Path
-from hrm_lab.mirror import process
 from hrm_lab.progress import PlainProgress
 from hrm_lab.run import Watch, run
 from hrm_lab.run_folder import RunFolder
 
-process.DRAIN_S = float(sys.argv[2])
 folder = RunFolder(Path(sys.argv[1]))
 with Watch().listening() as watch:
     run(folder.config(), folder, PlainProgress(), watch)
@@ -65,11 +63,11 @@ def steps_per_s(folder: Path, uri: str | None) -> float:
     """Of a small real training that logs every step; by the stamps of its journal, from the WARM-th step on."""
     config = small_config(folder, epochs=200, eval_interval=200, checkpoint_interval=100)
     config.tracking.enabled, config.tracking.uri = uri is not None, uri
+    config.tracking.drain_timeout = 0.1 if "silent" in str(folder) else 60.0
     ensure_dataset(config.data, config.paths.data)
     run = RunFolder.of(config)
     run.prepare(config, Point("bench"))
-    patience = "0.1" if uri and "silent" in str(folder) else "60"
-    subprocess.run([sys.executable, "-c", TRAIN, str(run.path), patience], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", TRAIN, str(run.path)], check=True, capture_output=True)
     stamps = [entry["ms"] for entry in read_journal(run.journal) if "train/lm_loss" in entry.get("metrics", {})]
     return (len(stamps) - 1 - WARM) / (stamps[-1] - stamps[WARM]) * 1000
 

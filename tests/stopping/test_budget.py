@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from hrm_lab.config import StoppingConfig
+from hrm_lab.decision import BUDGET, TIME_BUDGET
 from hrm_lab.stopping.budget import Budget
+from hrm_lab.tracking.journal import STOPPING_RULE
+from hrm_lab.tracking.logged import Logged
+from hrm_lab.tracking.store import RunRecord
 from hrm_lab.training.checkpoint import newest_step
 from tests.small import free_port, small_config
 from tests.training.test_trainer import make_trainer
@@ -64,7 +68,13 @@ def test_wall_time_counts_over_all_attempts(tmp_path: Path) -> None:
     assert outcome.step == newest_step(folder / "checkpoints") == 3
     assert "stopping.max_hours" in str(outcome.stopped)
     assert (3, "eval/exact_accuracy") in memory.values
-    assert memory.decisions[0].evidence["metric"] == "max_hours"
+    assert (memory.decisions[0].rule, memory.decisions[0].evidence["metric"]) == (TIME_BUDGET, "max_hours")
+
+
+@pytest.mark.parametrize(("rule", "finished"), [(None, True), (BUDGET, True), ("asha", False), (TIME_BUDGET, False)])
+def test_what_the_clock_has_stopped_is_reproduced_as_far_as_it_got(rule: str | None, finished: bool) -> None:
+    record = RunRecord("id", "name", "FINISHED", {}, {}, {STOPPING_RULE: rule} if rule else {})
+    assert Logged(record, "", {}, {}, {}, {}).is_finished == finished
 
 
 TWO = """

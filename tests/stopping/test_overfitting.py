@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from hrm_lab.config import StoppingConfig
-from hrm_lab.stopping.overfitting import TRAINED, Overfitting
+from hrm_lab.config import TRAINED, StoppingConfig
+from hrm_lab.stopping.overfitting import Overfitting
 
 METRIC = "eval/exact_accuracy"
 CONFIG = StoppingConfig(overfit_accuracy=0.99, overfit_drop=0.02, overfit_evaluations=2)

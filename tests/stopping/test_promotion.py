@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_it_ends_with_the_bits_of_one_that_was_never_stopped(tmp_path: Path, mon
 
 
 def test_it_is_compared_again_later(tmp_path: Path) -> None:
-    config = small_config(tmp_path)
+    config = small_config(tmp_path, epochs=8)  # 16 steps
     config.stopping = StoppingConfig(
         metric="eval/lm_loss", mode="min", pruner="asha", grace_steps=4, reduction_factor=2, min_peers=1
     )
@@ -85,3 +86,18 @@ def test_it_is_compared_again_later(tmp_path: Path) -> None:
     last, after = trainer(config, tmp_path / "run", Rules(config.stopping, Better(), PROMOTED))
     assert "rung 1" in (last.fit().stopped or "")
     assert after.made == [(4, PROMOTION), (8, "asha")]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "median"])
+def test_a_promotion_holds_where_the_newest_checkpoint_is_lost(tmp_path: Path, pruner: str) -> None:
+    config = small_config(tmp_path)
+    config.stopping = StoppingConfig(metric="eval/lm_loss", mode="min", pruner=pruner, min_peers=1)
+    first, _ = trainer(config, tmp_path / "run", Rules(config.stopping, Better()))
+    assert first.fit().step == 4
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    last, after = trainer(config, tmp_path / "run", Rules(config.stopping, Better(), PROMOTED))
+    outcome = last.fit()
+    # At step 8, the last one, the better sibling is there again, and there is nothing left to stop.
+    assert (outcome.step, outcome.stopped) == (8, None)
+    assert 0 < after.began < 4
+    assert after.made == [(4, PROMOTION)]

@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, MedianPruner, PatientPruner, PercentilePr
 from optuna.trial import Trial, TrialState
 
 from hrm_lab.config import StoppingConfig
-from hrm_lab.stopping.pruning import CUT, FINISHED, RUNNING, History, bracket_of, decide, is_due
+from hrm_lab.stopping.pruning import CUT, DONE, RUNNING, History, bracket_of, decide, is_due
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Report = tuple[int, float]  # which run, and what it reports next
@@ -103,7 +103,7 @@ def test_the_answers_are_those_of_optuna(
             assert decision.stops == (short and len(decision.evidence["peers"]) >= config.min_peers), decision
         ended = expected or len(history.values) == 6
         rung = decision.evidence.get("rung") if decision is not None and expected else None
-        ours[name] = replace(history, state=CUT if expected else FINISHED, rung=rung) if ended else history
+        ours[name] = replace(history, state=CUT if expected else DONE, rung=rung) if ended else history
         if ended:
             optunas.end(name, 0.0, expected)
 

@@ -7,16 +7,21 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hrm_lab.config import StoppingConfig, check_metric, validate
+from hrm_lab.config import TRAINED, StoppingConfig, check_metric, validate
+from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import ConfigError
 from hrm_lab.stopping.rules import Rules
-from tests.small import small_config
+from hrm_lab.training.distributed import Ranks
+from hrm_lab.training.protocols import Uncontrolled
+from hrm_lab.training.trainer import Trainer
+from tests.small import Memory, small_config
 from tests.training.test_trainer import make_trainer
 
-METRIC, TRAINED = "eval/exact_accuracy", "train/exact_accuracy"
+METRIC = "eval/exact_accuracy"
 VALUES = st.floats(0, 1) | st.just(math.nan)
 HISTORIES = st.lists(st.dictionaries(st.sampled_from([METRIC, TRAINED]), VALUES), max_size=15)
 CONFIG = StoppingConfig(patience=3, overfit_accuracy=0.5, goal=0.95)
@@ -51,9 +56,14 @@ def test_without_settings_nothing_stops(history: list[dict[str, float]]) -> None
     [
         ({"metric": "train/lr"}, "stopping.metric=train/lr"),
         ({"metric": "exact_accuracy"}, "eval/exact_accuracy"),
-        ({"metric": "train/all/lm_loss"}, "train/lm_loss"),
-        ({"metric": "train/lm_loss", "overfit_accuracy": 0.9}, "stopping.overfit_accuracy"),
+        ({"metric": "train/lm_loss"}, "train_mean/lm_loss"),  # its windows are those of the log
+        ({"metric": "train_mean/all/lm_loss"}, "train_mean/lm_loss"),
+        ({"metric": "train_mean/lm_loss", "overfit_accuracy": 0.9}, "stopping.overfit_accuracy"),
         ({"max_gpu_hours": 1.0}, "stopping.max_hours"),
+        ({"grace_steps": 8}, "stopping.pruner=asha or median or percentile"),
+        ({"pruner_patience": 1}, "stopping.pruner_patience=1"),
+        ({"pruner": "median", "reduction_factor": 2}, "stopping.pruner=asha"),
+        ({"pruner": "asha", "peers": "finished"}, "stopping.pruner=median or percentile"),
     ],
 )
 def test_what_could_never_decide_is_refused(tmp_path: Path, settings: dict[str, object], told: str) -> None:
@@ -66,7 +76,7 @@ def test_what_could_never_decide_is_refused(tmp_path: Path, settings: dict[str, 
 def test_a_test_set_that_is_not_there_is_refused() -> None:
     watched = StoppingConfig(metric="eval/hard/accuracy")
     check_metric(watched, ["easy", "hard"])
-    check_metric(StoppingConfig(metric="train/lm_loss"), ["all"])
+    check_metric(StoppingConfig(metric="train_mean/lm_loss"), ["all"])
     with pytest.raises(ConfigError, match=r"easy.*\n.*eval/easy/accuracy"):
         check_metric(watched, ["easy", "harder"])
     with pytest.raises(ConfigError, match=r"one of eval/accuracy$"):  # a single set has no metrics of its own
@@ -74,14 +84,48 @@ def test_a_test_set_that_is_not_there_is_refused() -> None:
 
 
 def test_patience_on_a_training_metric(tmp_path: Path) -> None:
-    """It is looked at where evaluations are, and the best weights are those of its best value."""
-    config = small_config(tmp_path, epochs=8)
-    config.stopping = StoppingConfig(metric="train/lm_loss", mode="max", patience=2)  # the loss falls
-    validate(config)
+    """Its mean since the evaluation before decides, whatever is logged, and the best weights are those of its best."""
+    outcomes = []
+    for log_interval in (1, 3):
+        config = small_config(tmp_path, epochs=8, log_interval=log_interval)
+        config.stopping = StoppingConfig(metric="train_mean/lm_loss", mode="max", patience=2)  # the loss falls
+        validate(config)
+        trainer, memory = make_trainer(config, tmp_path / f"every{log_interval}")
+        outcomes.append(trainer.fit())
+        (decision,) = memory.decisions
+        assert (decision.rule, decision.evidence["metric"]) == ("patience", "train_mean/lm_loss")
+        means = {step: value for (step, key), value in memory.values.items() if key == "train_mean/lm_loss"}
+        assert outcomes[-1].best_value == means[4] == decision.evidence["best"]
+        assert (tmp_path / f"every{log_interval}" / "best.safetensors").exists()
+        if log_interval == 1:
+            for end in (4, 8, 12):
+                steps = [memory.values[(step, "train/lm_loss")] for step in range(end - 3, end + 1)]
+                assert means[end] == pytest.approx(sum(steps) / 4)
+    assert outcomes[0] == outcomes[1]
+    assert (outcomes[0].best_step, outcomes[0].step) == (4, 12)
+
+
+def test_after_the_last_step_only_the_goal_speaks(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config.stopping = StoppingConfig(metric="eval/lm_loss", mode="max", patience=1, max_steps=8)  # it falls, by step 8
     trainer, memory = make_trainer(config, tmp_path / "run")
     outcome = trainer.fit()
-    (decision,) = memory.decisions
-    assert (decision.rule, decision.evidence["metric"]) == ("patience", "train/lm_loss")
-    assert outcome.best_step == decision.evidence["best_step"]
-    assert outcome.best_value == memory.values[(outcome.best_step or 0, "train/lm_loss")]
-    assert (tmp_path / "run" / "best.safetensors").exists()
+    assert (outcome.step, outcome.best_step, outcome.stopped, memory.decisions) == (8, 4, None, [])
+    (decision,) = Rules(StoppingConfig(goal=0.9, max_steps=8)).update(8, {METRIC: 0.9}, is_last=True)
+    assert decision.rule == "goal"
+
+
+def test_a_gpu_budget_is_refused_where_the_device_turns_out_to_be_a_cpu(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config.stopping = StoppingConfig(max_gpu_hours=1.0)
+    validate(config)
+    with pytest.raises(ConfigError, match=r"stopping\.max_gpu_hours=1\.0: would never.*\n.*stopping\.max_hours"):
+        Trainer(
+            config,
+            ensure_dataset(config.data, config.paths.data),
+            tmp_path,
+            Memory(),
+            Rules(config.stopping),
+            Ranks(torch.device("cpu")),
+            Uncontrolled(),
+        )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from hrm_lab.analysis.simulation import recorded, simulate
+from hrm_lab.cli import app
 from hrm_lab.config import StoppingConfig
-from hrm_lab.errors import ConfigError
+from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.manifest import Entry, Manifest
 from hrm_lab.run_folder import COMPLETED, STOPPED, RunFolder, State
 from tests.small import hrm_lab
@@ -63,11 +66,38 @@ def test_rules_of_a_single_run_are_replayed_too(tmp_path: Path) -> None:
 def test_the_verb_compares_rules(tmp_path: Path) -> None:
     manifest = sweep(tmp_path / "outputs")
     RunFolder(tmp_path / "outputs/runs/poor").state = State(STOPPED)
-    rules = ["stopping=none,median", "stopping.min_peers=1", "stopping.grace_steps=20"]
+    rules = ["stopping=asha,median", "stopping.min_peers=1", "stopping.grace_steps=20"]
     done = hrm_lab(tmp_path, "simulate-stopping", manifest.name, *rules, "--json")
     assert done.returncode == 0, done.stderr
-    none, median = json.loads(done.stdout)
-    assert (none["stopped"], none["winner_survives"], none["saved"]) == (0, True, 0)
+    asha, median = json.loads(done.stdout)
+    assert (asha["stopped"], asha["winner_survives"], asha["best_survivor"]) == (2, False, "good")
     assert (median["winner"], median["winner_survives"], median["best_survivor"]) == ("late", False, "good")
     assert "1 points were stopped early themselves" in hrm_lab(tmp_path, "simulate-stopping", manifest.name).stdout
     assert "is no stopping rule" in hrm_lab(tmp_path, "simulate-stopping", manifest.name, "optim.lr=1").stderr
+
+
+def test_points_are_judged_by_what_they_watched_unless_told_otherwise(tmp_path: Path) -> None:
+    manifest = sweep(tmp_path / "outputs")
+    for name in CURVES:
+        stored = {"stopping": {"metric": METRIC, "mode": "min"}}
+        (tmp_path / "outputs/runs" / name / "config.json").write_text(json.dumps(stored))
+
+    def judged(*words: str) -> tuple[str, str]:
+        where = ["--json", "--outputs", str(tmp_path / "outputs")]
+        (found,) = json.loads(CliRunner().invoke(app, ["simulate-stopping", manifest.name, *words, *where]).output)
+        return found["rules"], found["mode"]
+
+    assert judged("stopping.patience=1") == ("stopping.patience=1", "min")
+    assert judged(f"stopping.metric={METRIC}") == (f"stopping.metric={METRIC}", "max")
+
+
+def test_no_number_is_never_the_best(tmp_path: Path) -> None:
+    manifest = sweep(tmp_path)
+    journal = tmp_path / "runs/good/journal.jsonl"
+    journal.write_text(journal.read_text().replace("0.2,", "NaN,").replace("0.8,", "NaN,"))
+    by_point = {fate.point: fate for fate in simulate(recorded(manifest), StoppingConfig(), "none").fates}
+    assert (by_point["good"].best_without, by_point["good"].best_with) == (0.6, 0.6)
+    for one in (tmp_path / "runs").glob("*/journal.jsonl"):
+        one.write_text(re.sub(r"\b0\.\d", "NaN", one.read_text()))
+    with pytest.raises(UserError, match="no point has a value of it that is a number"):
+        simulate(recorded(manifest), StoppingConfig(), "none")

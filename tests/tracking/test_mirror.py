@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
+from hrm_lab import run_folder
 from hrm_lab.config import TrackingConfig
-from hrm_lab.mirror.folder import Mirror, sync
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.decision import Decision
+from hrm_lab.errors import RunError
+from hrm_lab.manifest import load_manifest, make_manifest
+from hrm_lab.mirror import pictures
+from hrm_lab.mirror.folder import Mirror, sync, sync_or_warn
 from hrm_lab.progress import PlainProgress
-from hrm_lab.run_folder import COMPLETED, RUNNING, Point, RunFolder, State
-from hrm_lab.tracking.journal import Journal, JournalRecorder, read_journal
+from hrm_lab.run_folder import COMPLETED, FAILED, LOST, PENDING, RUNNING, Point, RunFolder, State
+from hrm_lab.sweep import control
+from hrm_lab.sweep.closing import open_sweep
+from hrm_lab.tracking.journal import STOPPING_REASON, UNSTOPPED, Journal, JournalRecorder, read_journal
+from hrm_lab.tracking.logged import find
 from hrm_lab.tracking.store import Store
 from tests.small import small_config
 
 
-def prepared(folder: Path) -> RunFolder:
-    """A run folder as a training leaves it before its first step."""
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a store that several tests share: to make one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    return Store.open(TrackingConfig(), folder).uri
+
+
+def prepared(folder: Path, uri: str | None = "", seed: int = 0) -> RunFolder:
+    """A run folder as a training leaves it before its first step.
+
+    Args:
+        uri: of its store; empty for one of its own, None for none.
+    """
     config = small_config(folder)
-    config.tracking.enabled = True
+    config.seed, config.tracking.enabled, config.tracking.uri = seed, uri is not None, uri or None
     run = RunFolder.of(config)
     run.prepare(config, Point("small"))
     run.write_provenance()
@@ -29,12 +54,18 @@ def prepared(folder: Path) -> RunFolder:
     return run
 
 
-def attempt(run: RunFolder, begin: int, end: int) -> None:
+def store_of(run: RunFolder, uri: str | None = None) -> Store:
+    return Store.open(TrackingConfig(uri=uri or run.config().tracking.uri), run.path.parents[1])
+
+
+def attempt(run: RunFolder, begin: int, end: int, scale: int = 1, arrays: bool = False) -> None:
     """The journal of an attempt from one step to another, which goes on from a checkpoint where it begins later."""
     recorder = JournalRecorder(Journal(run.journal), PlainProgress(), run.path)
     recorder.start(begin, 10, high_water(run, begin) if begin else None)
     for step in range(begin + 1, end + 1):
-        recorder.metrics(step, {"train/lm_loss": step / 10})
+        recorder.metrics(step, {"train/lm_loss": scale * step / 10})
+        if arrays:
+            recorder.arrays(step, "evaluations", {"step": np.array(step)})
         if step % 4 == 0:
             recorder.metrics(step, {"eval/accuracy": step / 100})
     recorder.journal.close()
@@ -73,8 +104,8 @@ def test_a_replayed_run_stores_every_value_once(tmp_path: Path) -> None:
     assert steps.count(5) == 1
 
 
-def test_a_replaced_attempts_mirror_sends_nothing(tmp_path: Path) -> None:
-    run = prepared(tmp_path)
+def test_a_replaced_attempts_mirror_sends_nothing(tmp_path: Path, uri: str) -> None:
+    run = prepared(tmp_path, uri, seed=8)
     attempt(run, 0, 2)
     sync(run)
     attempt(run, 0, 4)
@@ -119,5 +150,147 @@ def test_what_comes_again_has_its_stamps_and_what_the_clock_said(tmp_path: Path)
     water = sum(len(line) for line in path.read_bytes().splitlines(keepends=True)[:5])  # up to step 2
     assert attempt(2, 3) == first[:6]
     assert attempt(2, 4) == first
-    water = 0  # its checkpoint is lost
-    assert attempt(0, 4) == first
+    attempt(2, 2)
+    water = 0  # it begins afresh, maybe with other code: nothing comes again
+    stamps = {entry["ms"] for entry in first}
+    assert not stamps & {entry["ms"] for entry in attempt(0, 4)}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_that_begins_afresh_is_another_one(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other code and other numbers; whoever follows it must not mix the two."""
+    run = prepared(tmp_path, uri, seed=1)
+    follower = Mirror(run)
+    attempt(run, 0, 7)
+    run.state = State(FAILED, "no first checkpoint")
+    follower.sync()
+    first, store = run.run_id, store_of(run)
+    run.state = State(PENDING)
+    follower.sync()  # waits: nothing to tell
+    assert [found.status for found in store.find(run.path.name)] == ["FAILED"]
+    new = replace(run.provenance(), commit="f" * 40, diff="", host="elsewhere")
+    monkeypatch.setattr(run_folder, "collect", lambda: new)
+    run.write_provenance()
+    run.state = State(RUNNING)
+    follower.sync()  # before there is a new journal: the old one is of no use
+    attempt(run, 0, 2, scale=2)
+    follower.sync()
+    (record,) = store.find(run.path.name)
+    assert record.run_id == run.run_id != first
+    assert store.history(record.run_id, "train/lm_loss") == [(1, 0.2), (2, 0.4)]
+    assert (record.tags["mlflow.source.git.commit"], record.tags["hrm_lab.host"]) == ("f" * 40, "elsewhere")
+    assert (record.tags["hrm_lab.dirty"], store.text(record.run_id, "code/uncommitted.patch")) == ("false", None)
+
+
+def test_folders_of_one_signature_are_runs_of_their_own(tmp_path: Path, uri: str) -> None:
+    """Of two users of one server, say."""
+    runs = [prepared(tmp_path / user, uri, seed=2) for user in ("ann", "bob")]
+    for run, steps in zip(runs, (3, 5), strict=True):
+        attempt(run, 0, steps)
+        sync(run)
+        run.state = State(COMPLETED)
+        (run.path / "tracking.json").unlink()  # killed before it could remember
+    sync(runs[1])
+    store, signature = store_of(runs[0]), runs[0].path.name
+    assert {found.status for found in store.find(signature)} == {"RUNNING", "FINISHED"}
+    sync(runs[0])
+    ids = {run.run_id or "" for run in runs}
+    assert {found.run_id for found in store.find(signature)} == ids
+    assert [len(store.history(run.run_id or "", "train/lm_loss")) for run in runs] == [3, 5]
+    with pytest.raises(RunError, match="2 runs have this name"):
+        find(store, signature)
+
+
+def test_files_hold_up_nothing(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither one that is gone here, nor one that the server refuses; and each is sent once."""
+    run = prepared(tmp_path, uri, seed=3)
+    dataset = ensure_dataset(run.config().data, tmp_path / "data")
+    run.write_dataset(dataset)
+    shutil.rmtree(dataset.folder)  # of another machine
+    attempt(run, 0, 2, arrays=True)
+    (run.path / "evaluations/step_00000001.npz").unlink()
+    for name in ("best.safetensors", "last.safetensors", "log.txt"):
+        (run.path / name).write_bytes(b"weights")
+    run.state = State(COMPLETED)
+    really, sent = Store.log_file, list[str]()
+
+    def log_file(store: Store, run_id: str, file: Path, folder: str | None = None) -> None:
+        if file.name == refused:
+            raise OSError("413 Request Entity Too Large")
+        sent.append(f"{folder or ''}/{file.name}")
+        really(store, run_id, file, folder)
+
+    monkeypatch.setattr(Store, "log_file", log_file)
+    monkeypatch.setattr("hrm_lab.mirror.folder.weights_hash", lambda _: "hash")
+    monkeypatch.setattr(pictures, "draw", lambda *_: [])
+    refused = "last.safetensors"
+    with pytest.raises(OSError, match="413"):
+        sync(run)
+    assert [found.status for found in store_of(run).find(run.path.name)] == ["FINISHED"]
+    assert "step_00000001.npz is gone" in caplog.text
+    refused = ""
+    sync(run)
+    sync(run)
+    places = ["data/dataset.json", "evaluations/step_00000002.npz", "/log.txt", "figures/learning_curves.png"]
+    assert sent == [*places, "weights/best.safetensors", "weights/last.safetensors"]
+
+
+def test_a_decision_that_is_dropped_is_no_longer_shown(tmp_path: Path, uri: str) -> None:
+    """Of a run that was killed between its stop and the checkpoint, or diverged and is tried again."""
+    run = prepared(tmp_path, uri, seed=4)
+    attempt(run, 0, 3)
+    recorder = JournalRecorder(Journal(run.journal), PlainProgress(), run.path)
+    recorder.start(3, 10, high_water(run, 3))
+    recorder.decision(Decision(4, "patience", True, "no better"))
+    recorder.journal.close()
+    sync(run)
+    store, run_id = store_of(run), run.run_id or ""
+    assert store.runs([run_id])[0].tags[STOPPING_REASON] == "no better"
+    attempt(run, 3, 5)
+    sync(run)  # by another process
+    assert not set(UNSTOPPED) & set(store.runs([run_id])[0].tags)
+    assert json.loads(store.text(run_id, "stopping/decisions.json") or "") == []
+
+
+def test_nothing_is_begun_after_a_deadline(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepared(tmp_path, uri, seed=5)
+    attempt(run, 0, 4, arrays=True)
+    assert sync_or_warn(run, deadline=time.monotonic()) == {}
+    assert run.run_id is None
+    run.state, drawn = State(LOST), list[str]()
+    monkeypatch.setattr(pictures, "draw", lambda _, place: drawn.append(place) or [])
+    Mirror(run, may_write=lambda: len(drawn) < 2).sync()
+    assert len(drawn) == 2
+
+
+def test_what_is_not_tracked_is_sent_when_a_store_is_named(tmp_path: Path, uri: str) -> None:
+    """The runs of a sweep, and the sweep's own."""
+    run = prepared(tmp_path, None, seed=6)
+    attempt(run, 0, 3)
+    run.state = State(COMPLETED)
+    manifest = make_manifest([run.config()], [[]], "local", {})
+    run.prepare(run.config(), replace(run.point(), sweep=manifest.name))
+    run.state = State(COMPLETED)
+    manifest.save()
+    outputs = tmp_path / "outputs"
+    _, untold = control.sync("small", outputs, None, lambda *_: None)
+    assert untold == {"off": 1}
+    took, untold = control.sync("small", outputs, uri, lambda *_: None)
+    assert (took["values"], untold) == (3, {})
+    store = Store.open(TrackingConfig(uri=uri), outputs)
+    (record,) = store.members("small")
+    (parent,) = store.runs([store.sweep_run("small", "")])
+    assert record.tags["mlflow.parentRunId"] == parent.run_id
+    assert (record.status, parent.status) == ("FINISHED", "FINISHED")
+
+
+def test_a_sweep_is_opened_in_the_store_that_was_asked_for_last(tmp_path: Path, uri: str) -> None:
+    run = prepared(tmp_path, "http://127.0.0.1:1", seed=7)  # with what was asked for first
+    config = run.config()
+    config.name, config.tracking = "moved", TrackingConfig(uri=uri)
+    manifest = make_manifest([config], [[]], "local", {})
+    manifest.save()
+    open_sweep(load_manifest(tmp_path / "outputs", "moved"))
+    assert store_of(run, uri).find("moved")

@@ -345,5 +345,5 @@ def test_a_mirror_that_died_is_replaced_at_the_end(tmp_path: Path) -> None:
         mirror.kill()
     assert writer.process is not None
     assert writer.process.wait(timeout=PATIENCE_S) == 0
-    assert "another one sends the rest" in (run.path / "output.txt").read_text()
+    assert "another one goes on" in (run.path / "output.txt").read_text()
     assert_mirrored(run, "FINISHED")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from hrm_lab.config import Config, identity_dict
+from hrm_lab.files import write_arrays
 from hrm_lab.mirror.folder import Mirror, sync
 from hrm_lab.mirror.params import with_a_say
-from hrm_lab.mirror.system import watched
+from hrm_lab.mirror.pictures import draw
+from hrm_lab.mirror.system import Gauges, watched
 from hrm_lab.progress import PlainProgress
 from hrm_lab.run_folder import COMPLETED, RunFolder, State
 from hrm_lab.tracking.journal import Journal, JournalRecorder, read_journal
@@ -59,6 +63,48 @@ def test_evaluations_are_drawn_once_and_a_bad_one_stops_nothing(
     assert files(run, "figures") >= {"figures/act_depth.png", "figures/difficulty.png"}
     assert not caplog.text  # what could not be drawn is not tried again
     recorder.journal.close()
+
+
+def test_one_unreadable_file_takes_no_other_picture_with_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (2, 4, 6):
+        write_arrays(tmp_path / f"evaluations/step_{step:08d}.npz", evaluation(2, 2, 2))
+    (tmp_path / "evaluations/step_00000004.npz").write_bytes(b"PK torn")
+    drawn = draw(folder, "evaluations/step_00000006.npz")
+    assert [path.name for path in drawn] == ["step_00000006.png", "difficulty.png", "act_depth.png"]
+    assert "step_00000004.npz: cannot be drawn" in caplog.text
+    assert "step_00000006.npz" not in caplog.text
+
+
+class Nvml(ModuleType):
+    """A driver with two GPUs, which tell no power: there is no such machine here."""
+
+    class NVMLError(Exception):
+        """What NVML says of a gauge that a GPU does not have."""
+
+    nvmlInit = staticmethod(lambda: None)
+    nvmlDeviceGetCount = staticmethod(lambda: 2)
+    nvmlDeviceGetHandleByIndex = staticmethod(lambda index: index)
+    nvmlDeviceGetHandleByUUID = staticmethod({"GPU-b": 1}.__getitem__)
+    nvmlDeviceGetUtilizationRates = staticmethod(lambda gpu: SimpleNamespace(gpu=50 + gpu))
+    nvmlDeviceGetMemoryInfo = staticmethod(lambda _: SimpleNamespace(used=1e9, total=4e9))
+
+    @classmethod
+    def nvmlDeviceGetPowerUsage(cls, _: int) -> float:
+        raise cls.NVMLError
+
+
+@pytest.mark.parametrize(("visible", "loads"), [(None, [50, 51]), ("1", [51]), ("GPU-b,0", [51, 50]), ("", [])])
+def test_each_gauge_of_the_gpus_that_are_used(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, loads: list[int]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml("pynvml"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    values = {key: value for key, value in Gauges(os.getpid()).read().items() if "/gpu_" in key}
+    assert [values[f"system/gpu_{index}_utilization_percentage"] for index in range(len(loads))] == loads
+    assert len(values) == 3 * len(loads)
 
 
 def test_the_machine_is_looked_at_and_every_look_is_stored_once(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hrm_lab.sweep.preflight import _tracking
 from hrm_lab.tracking import access
 from hrm_lab.tracking.journal import read_journal
 from hrm_lab.tracking.server import Server
-from hrm_lab.tracking.store import Store, tracking_uri
+from hrm_lab.tracking.store import BEGINNING, SIGNATURE, Store, refuse_silent_server, tracking_uri
 from tests.small import free_port, hrm_lab
 
 SCRIPT = Path(__file__).parents[2] / "launch/server/server.sh"
@@ -144,7 +144,7 @@ def test_a_run_arrives_and_is_there_after_a_stop(
     assert as_admin.script("status").returncode == 1
     as_admin.up()
     assert store.histories(run.run_id) == before
-    assert store.find_run(run.path.name) == run.run_id
+    assert [found.run_id for found in store.find(run.path.name)] == [run.run_id]
 
 
 @needs_postgres
@@ -166,6 +166,10 @@ def test_a_user_logs_to_what_the_admin_has_made_and_deletes_nothing(
     assert store.text(run_id, "note.txt") == "hello"
     with pytest.raises(MlflowException, match="Permission denied"):
         store.client.delete_experiment(store.experiment_id)
+    store.create_run("first try", {SIGNATURE: "anns", BEGINNING: "folder/1"}, None)
+    store.discard_others("folder/2", but=run_id)  # by other means than deleting it
+    assert store.find("anns")[0].run_id == run_id
+    assert [found.status for found in store.find("first try (discarded)")] == ["KILLED"]
 
 
 def logged(run: RunFolder) -> Iterator[tuple[int, str, float]]:
@@ -245,6 +249,7 @@ def wait_until_healthy(uri: str, log: Path) -> None:
         (f"http://ann:{HUSH}@lab:5000", "http://ann:***@lab:5000"),
         (f"https://ann:{HUSH}@{HUSH}@[fd00::1]:5000/x", "https://ann:***@[fd00::1]:5000/x"),
         (f"postgresql://:{HUSH}@/db", "postgresql://:***@/db"),
+        (f"https://{HUSH * 4}7@lab:5000", "https://***@lab:5000"),
         (f"postgresql://lab/db?user=ann&password={HUSH}&x=1", "postgresql://lab/db?user=ann&password=***&x=1"),
     ],
 )
@@ -257,6 +262,15 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(uri: str, shown: str, monk
         tracking_uri(TrackingConfig(), Path("."))
     with pytest.raises(UserError, match="PGPASSWORD"):
         Server(Path("."), backend=uri).prepared()
+
+
+def test_the_way_out_of_a_silent_server_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(UserError, match="`unset MLFLOW_TRACKING_URI` and take tracking=sqlite"):
+        refuse_silent_server(TrackingConfig())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    refuse_silent_server(TrackingConfig())
+    assert tracking_uri(TrackingConfig(), tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.mark.parametrize("uri", ["http://ann@lab:5000", "http://[fd00::1]:5000", "sqlite:////a:b@c/d.db", "/a:b/c@d"])

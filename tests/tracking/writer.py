@@ -41,6 +41,8 @@ def write(folder: RunFolder, steps: int, end: str) -> None:
         folder.attempts.own(Job(), checkpoint["step"], lambda _: False) as ownership,
         mirrored(folder, ownership.attempt.number, lambda: False),
     ):
+        if not checkpoint["step"]:
+            folder.write_provenance()
         folder.state = State(RUNNING)
         recorder.start(checkpoint["step"], steps, checkpoint["high_water"])
         for step in range(checkpoint["step"] + 1, steps + 1):

@@ -18,7 +18,7 @@ from hrm_lab.training.batches import Batches
 from hrm_lab.training.depth import MAX_BUCKETS, Buckets
 from hrm_lab.training.distributed import Ranks, connect
 from hrm_lab.training.evaluation import evaluate
-from hrm_lab.training.throughput import step_flops
+from hrm_lab.training.throughput import device_peak, step_flops
 from tests.small import small_config
 
 
@@ -52,7 +52,7 @@ def model(dataset: Dataset, tmp_path: Path) -> HRM:
 def test_what_is_kept_of_every_act_step_is_what_a_plain_loop_finds(dataset: Dataset, model: HRM) -> None:
     split = dataset.test["all"]
     easy = split.labels.copy()  # so that some puzzles are solved
-    whole = next(Batches(dataset, Ranks(torch.device("cpu"))).evaluation(split, len(split)))
+    _, whole = next(Batches(dataset, Ranks(torch.device("cpu"))).evaluation(split, len(split)))
     easy[::2] = list(reason(model, whole, 3))[-1].logits.argmax(-1)[::2].numpy()
     split = dataclasses.replace(split, labels=easy)
     dataset = dataclasses.replace(dataset, test={"all": split})
@@ -136,3 +136,14 @@ def test_flops_of_a_step_are_those_of_the_published_model() -> None:
     assert step_flops(ModelConfig(halt_max_steps=1), 81, 384) == 40 * layer_pass
     deeper = ModelConfig(H_cycles=3, L_cycles=1, H_layers=2, L_layers=5)
     assert step_flops(deeper, 81, 384) == (2 * 3 * (5 + 2) + 2 * 7) * layer_pass
+
+
+def test_a_peak_is_that_of_the_very_device() -> None:
+    assert device_peak("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
+    assert device_peak("NVIDIA H100 NVL", "float32") == 60e12
+    for name in (
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 3090 Ti",
+    ):
+        assert device_peak(name, "bfloat16") is None
