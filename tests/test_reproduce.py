@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from hrm_lab.config import TrackingConfig
 from hrm_lab.reproduce.child import quoted
 from hrm_lab.reproduce.verdict import Difference, compare
+from hrm_lab.tracking.journal import CLOCK
 from hrm_lab.tracking.provenance import Provenance, differences
 from hrm_lab.tracking.store import RunRecord, Store
 from hrm_lab.weights import weights_hash
@@ -146,7 +147,7 @@ def test_an_identical_run_is_called_identical_and_leaves_the_first_one_as_it_was
     before = store.histories(lab.record.run_id)
     done = lab.reproduce("first", status=0)
     line = done.stdout.splitlines()[-1]
-    assert line == f"identical: {sum(not key.startswith('perf/') for _, key in before)} values, weights equal"
+    assert line == f"identical: {sum(not key.startswith(CLOCK) for _, key in before)} values, weights equal"
     assert "and its logged patch" in done.stderr
     assert re.search(r"environment: the same \d+ packages", done.stderr)
     assert store.histories(lab.record.run_id) == before
@@ -159,8 +160,8 @@ def test_an_identical_run_is_called_identical_and_leaves_the_first_one_as_it_was
     assert again.params == lab.record.params
     assert [found.run_id for found in store.find(lab.record.tags["hrm_lab.signature"])] == [lab.record.run_id]
     values = store.histories(again.run_id)
-    assert {key for key in values if not key[1].startswith("perf/")} == {
-        key for key in before if not key[1].startswith("perf/")
+    assert {key for key in values if not key[1].startswith(CLOCK)} == {
+        key for key in before if not key[1].startswith(CLOCK)
     }
     assert (lab.outputs / "artifacts" / again.run_id / "artifacts/verdict.json").exists()
     (place,) = lab.outputs.glob("reproductions/*")

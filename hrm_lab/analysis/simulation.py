@@ -129,7 +129,7 @@ class Simulation:
             "best_survivor": survivor.point,
             "best_survivor_value": survivor.best_with,
             "best_survivor_rank": self.fates.index(survivor) + 1,
-            "regret": self.regret,
+            "regret": self.regret if math.isfinite(self.regret) else None,
         }
 
 

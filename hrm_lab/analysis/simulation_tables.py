@@ -16,16 +16,9 @@ def fates_table(simulation: Simulation) -> Table:
     table = _table("point", "stopped at", "of", "rule", "best", "without", "minutes saved")
     for fate in simulation.fates:
         at = "" if fate.stopped_at is None else str(fate.stopped_at)
+        best, without = _figure(fate.best_with), _figure(fate.best_without)
         saved = f"{60 * fate.saved:.2f}" if fate.stopped_at is not None else ""
-        cells = (
-            fate.point,
-            at,
-            str(fate.last_step),
-            fate.rule,
-            _figure(fate.best_with),
-            _figure(fate.best_without),
-            saved,
-        )
+        cells = (fate.point, at, str(fate.last_step), fate.rule, best, without, saved)
         table.add_row(*cells, style=None if fate.stopped_at is None else "red")
     return table
 
