@@ -17,11 +17,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for machines")
 @app.command()
 def decisions(
     name: Sweep,
-    everything: Annotated[bool, typer.Option("--all", help="comparisons that let a run go on, too")] = False,
+    stops: Annotated[bool, typer.Option("--stops", help="not the comparisons that let a run go on")] = False,
     as_json: AsJson = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
-    """Show which points were stopped or promoted, in the order of time: by which rule, and on what evidence."""
+    """Show every comparison, stop and promotion in the order of time: by which rule, and on what evidence."""
     from hrm_lab.analysis.decisions import decisions, decisions_table
     from hrm_lab.manifest import load_manifest
 
@@ -32,11 +32,11 @@ def decisions(
     if not made:
         typer.echo(f"{name}: nothing was compared and nothing was stopped; `stopping=asha`, for one, would")
         return
-    shown = made if everything else [decided for decided in made if decided.changed_something]
+    shown = [decided for decided in made if decided.changed_something] if stops else made
     if shown:
         console().print(decisions_table(shown))
     if len(shown) < len(made):
-        typer.echo(f"{len(made) - len(shown)} comparisons let the run go on; --all shows them")
+        typer.echo(f"{len(made) - len(shown)} comparisons let the run go on")
 
 
 @app.command("simulate-stopping")
