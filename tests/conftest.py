@@ -11,6 +11,7 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests share its servers; all tests of SLURM share the one cluster."""
     for item in items:

@@ -81,7 +81,7 @@ def test_a_run_is_stopped_by_its_siblings_explained_and_promoted(
         resume(manifest, dry_run=True, promote=1)
     assert "lr=1e-06: its job is not over yet" in caplog.text
     stopped = folder.state
-    with pytest.raises(ConfigError, match="processes_per_job"):  # refused before anything is started
+    with pytest.raises(ConfigError, match="7 processes"):  # refused before anything is started
         resume(replace(manifest, settings=manifest.settings | {"processes_per_job": 7}), dry_run=False, promote=1)
     assert (folder.state, folder.promotion) == (stopped, None)
     resume(manifest, dry_run=True, promote=2)
