@@ -117,7 +117,7 @@ data: $(STAMP)  ## build a dataset: make data ARGS="data=sudoku_9x9"
 	@$(BIN)/hrm-lab data $(ARGS)
 
 test: $(STAMP)  ## the whole test suite, two processes at a time (ARGS for pytest)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slurm: $(STAMP) cluster-up  ## the tests on a real SLURM cluster on this machine (root)
 	@$(BIN)/python -m pytest tests/slurm $(ARGS)
