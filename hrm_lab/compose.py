@@ -22,6 +22,7 @@ from hrm_lab import config as schema
 from hrm_lab.config import Config, SudokuDataConfig
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
+from hrm_lab.validation import validate
 
 LAUNCHERS = (LocalLauncherConfig, SlurmLauncherConfig)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
@@ -94,7 +95,7 @@ def to_config(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise explain(error, []) from error
     config: Config = schema.from_dict(container)
-    schema.validate(config)
+    validate(config)
     return config
 
 

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from hrm_lab.compose import CONF, HYDRA_ERRORS, explain, to_config
-from hrm_lab.config import Config, refuse_secret
+from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import UserError
 from hrm_lab.logs import log_to_console
@@ -24,6 +24,7 @@ from hrm_lab.run import Watch, is_main_process, run
 from hrm_lab.run_folder import Point, RunFolder, State
 from hrm_lab.tracking.store import refuse_silent_server
 from hrm_lab.training.protocols import Left
+from hrm_lab.validation import refuse_secret
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

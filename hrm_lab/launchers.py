@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from hrm_lab.config import check_ranges, setting
+from hrm_lab.config import setting
 from hrm_lab.errors import ConfigError
+from hrm_lab.validation import check_ranges
 
 # Hydra's structured configs resolve annotations at run time and know `Optional[int]`, not `int | None`.
 # ruff: noqa: UP045

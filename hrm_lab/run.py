@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from hrm_lab import config as schema
 from hrm_lab.attempts import CrashLoop, Job, Ownership
 from hrm_lab.config import Config
 from hrm_lab.data.build import ensure_dataset
@@ -38,6 +37,7 @@ from hrm_lab.run_folder import (
 )
 from hrm_lab.tracking.journal import Journal, JournalRecorder
 from hrm_lab.training.protocols import Leave, Left, Unrecorded, Viewer
+from hrm_lab.validation import validate
 
 if TYPE_CHECKING:
     from hrm_lab.stopping.comparison import Siblings
@@ -116,7 +116,7 @@ def run(
         Busy: when another process is at it; Left when it was asked to leave; and whatever the training raised,
             after writing it down.
     """
-    schema.validate(config)
+    validate(config)
     if not is_main_process():
         return _assist(config, folder, watch)
     with ExitStack() as stack:

@@ -22,10 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrm_lab import redaction
-from hrm_lab.config import Config, refuse_secret, settings, validate
+from hrm_lab.config import Config, settings
 from hrm_lab.errors import ConfigError
 from hrm_lab.launchers import LocalLauncherConfig, SlurmLauncherConfig, check_slurm
 from hrm_lab.redaction import MASK, is_secret_name, redact, redacted
+from hrm_lab.validation import refuse_secret, validate
 from tests.test_reproduce import SMALL, copy_of_the_working_tree, write_csv
 
 ROOT = Path(__file__).parents[1]

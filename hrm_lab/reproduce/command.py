@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hrm_lab.config import TrackingConfig, refuse_secret, unknown_key
+from hrm_lab.config import TrackingConfig, unknown_key
 from hrm_lab.errors import CannotReproduce, ConfigError, UserError, one_line
 from hrm_lab.files import write_json
 from hrm_lab.launchers import SlurmLauncherConfig, check_slurm
@@ -31,6 +31,7 @@ from hrm_lab.sweep import preflight, single, snapshot
 from hrm_lab.tracking.logged import Logged, find, flat, journal_values, open_store
 from hrm_lab.tracking.provenance import differences, source
 from hrm_lab.tracking.store import KIND, REASON, WEIGHTS_HASH, Store
+from hrm_lab.validation import refuse_secret
 from hrm_lab.weights import weights_hash
 
 log = logging.getLogger("hrm_lab")

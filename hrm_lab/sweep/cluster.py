@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hrm_lab.config import Config, check_world_size
+from hrm_lab.config import Config
 from hrm_lab.launchers import SlurmLauncherConfig, check_slurm
 from hrm_lab.manifest import Manifest, make_manifest, prepare_points
 from hrm_lab.run_folder import RunFolder
@@ -19,6 +19,7 @@ from hrm_lab.sweep.plan import make_plan, show_plan
 from hrm_lab.sweep.results import Result, result
 from hrm_lab.sweep.submission import Submission, submitting
 from hrm_lab.sweep.watch import watch
+from hrm_lab.validation import check_world_size
 
 log = logging.getLogger("hrm_lab")
 

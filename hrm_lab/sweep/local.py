@@ -19,7 +19,7 @@ from typing import Any
 
 import submitit
 
-from hrm_lab.config import Config, check_ranges, check_world_size
+from hrm_lab.config import Config
 from hrm_lab.errors import ConfigError
 from hrm_lab.launchers import LocalLauncherConfig
 from hrm_lab.manifest import Entry, Manifest, make_manifest, prepare_points
@@ -33,6 +33,7 @@ from hrm_lab.sweep.submission import THREAD_VARIABLES
 from hrm_lab.sweep.watch import watcher
 from hrm_lab.sweep.worker import work
 from hrm_lab.tracking.store import refuse_silent_server
+from hrm_lab.validation import check_ranges, check_world_size
 
 log = logging.getLogger("hrm_lab")
 POLL_S = 0.5

@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hrm_lab.config import TrainingConfig, check_world_size
+from hrm_lab.config import TrainingConfig
 from hrm_lab.errors import ConfigError, PeerLost
+from hrm_lab.validation import check_world_size
 
 
 @contextmanager

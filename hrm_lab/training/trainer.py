@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hrm_lab.best import Best
-from hrm_lab.config import TRAIN_MEAN, Config, check_gpu_budget, check_metric, check_steps, check_world_size, watched
+from hrm_lab.config import TRAIN_MEAN, Config
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.decision import Decision
@@ -43,6 +43,7 @@ from hrm_lab.training.evaluation import Evaluation, evaluate
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
 from hrm_lab.training.throughput import Throughput
 from hrm_lab.training.window import Window, zero_sums
+from hrm_lab.validation import check_gpu_budget, check_metric, check_steps, check_world_size, watched
 
 
 @dataclass

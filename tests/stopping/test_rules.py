@@ -11,13 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hrm_lab.config import TRAINED, StoppingConfig, check_metric, validate
+from hrm_lab.config import TRAINED, StoppingConfig
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.errors import ConfigError
 from hrm_lab.stopping.rules import Rules
 from hrm_lab.training.distributed import Ranks
 from hrm_lab.training.protocols import Uncontrolled
 from hrm_lab.training.trainer import Trainer
+from hrm_lab.validation import check_metric, validate
 from tests.small import Memory, small_config
 from tests.training.test_trainer import make_trainer
 

@@ -14,7 +14,7 @@ import pytest
 
 from hrm_lab.analysis.decisions import decisions
 from hrm_lab.attempts import Job
-from hrm_lab.config import StoppingConfig, TrackingConfig, validate
+from hrm_lab.config import StoppingConfig, TrackingConfig
 from hrm_lab.errors import ConfigError
 from hrm_lab.manifest import load_manifest, make_manifest
 from hrm_lab.mirror import process
@@ -25,6 +25,7 @@ from hrm_lab.stopping.rules import Rules
 from hrm_lab.sweep.control import resume
 from hrm_lab.tracking.journal import STOPPING_REASON, STOPPING_RULE, read_journal
 from hrm_lab.tracking.store import MEMBER, SIGNATURE, RunRecord, Store
+from hrm_lab.validation import validate
 from tests.small import free_port, hrm_lab, small_config
 
 # Sixteen steps, evaluated after eight; one after the other; at the first evaluation it is the best that goes on.
