@@ -98,7 +98,5 @@ def send(
 def _for_nodes(config: Config) -> Config:
     """The config as jobs on other machines read it: paths from the root, and the address that this shell knows."""
     paths = dataclasses.replace(config.paths, data=str(Path(config.paths.data).resolve()))
-    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri and "@" in uri:  # a password belongs in the environment, which SLURM hands on, and not in a file
-        uri = config.tracking.uri
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")  # preflight refuses one with a password
     return dataclasses.replace(config, paths=paths, tracking=dataclasses.replace(config.tracking, uri=uri))
