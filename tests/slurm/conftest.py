@@ -40,6 +40,8 @@ SMALL = [
     "training.log_interval=20",
     "training.checkpoint_interval=25",
     "training.eval_first=false",
+    "training.shown_puzzles=0",  # two cores for six nodes: no boards drawn
+    "tracking.system_interval=null",
     "hydra.launcher.array_parallelism=null",
 ]
 
