@@ -258,7 +258,7 @@ node() { # VERB NUMBER
     local pids; pids=$(ip netns pids "hrmlab$2" 2>/dev/null) || fail "no node $2" "one of 1 to $NODES"
     case $1 in
         stop) kill -9 "$(pid_of "$DIR/run/slurmd.node$2.pid")" ;;
-        kill) xargs -r kill -9 <<< "$pids" ;;
+        kill) xargs -r kill -9 <<< "$pids" || true ;;  # one of them may have ended by itself
         cut) ip link set "hrmlabv$2" down ;;
         up)
             ip link set "hrmlabv$2" up
