@@ -21,6 +21,7 @@ from hrm_lab.config import DataConfig, settings
 from hrm_lab.data.format import FORMAT_VERSION, Dataset, partial_prefix, write_dataset
 from hrm_lab.data.tasks import find_task
 from hrm_lab.errors import DataError
+from hrm_lab.files import open_regular
 
 _KEY_DIGITS = 12
 _NOT_BUILT_IN = ("num_augmentations",)  # variants are computed where they are used
@@ -62,7 +63,7 @@ def _file_hash(key: str, path: str | None) -> str:
 @lru_cache
 def _hash_once(path: str, size: int, changed_ns: int) -> str:
     """A grid asks for the same file's hash at every point."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

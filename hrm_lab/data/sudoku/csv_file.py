@@ -5,27 +5,18 @@ Words as in `solver`.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import itertools
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from hrm_lab.data.puzzle_csv import Chunk, read_chunks
 from hrm_lab.data.sudoku.generator import Puzzles
 from hrm_lab.data.sudoku.solver import Boards, units_of
-from hrm_lab.errors import DataError
 
 SYMBOLS = ".123456789ABCDEFGHIJKLMNOP"  # digit -> character, up to side 25
-
-_LONGEST_LINE = 65_536  # bytes; a row of a 25x25 file has some 1,300
-_CHUNK_ROWS = 4_096
 
 
 @dataclass(frozen=True)
@@ -33,17 +24,6 @@ class RatedPuzzles(Puzzles):
     """Puzzles of a file, in its order."""
 
     ratings: npt.NDArray[np.int64]  # (N,) backtracks
-
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    question: str
-    answer: str
-    rating: int
-
-
-_COLUMNS = ("source", "question", "answer", "rating")
 
 
 def read_csv(path: str | Path, box_rows: int, box_cols: int) -> RatedPuzzles:
@@ -55,109 +35,15 @@ def read_csv(path: str | Path, box_rows: int, box_cols: int) -> RatedPuzzles:
     Raises:
         DataError: naming the file, the line and what is wrong with it.
     """
-    source, cells = Path(path), (box_rows * box_cols) ** 2
-    reader = csv.reader(_lines(source), strict=True)
-    rows = _rows(source, reader, cells)
     questions, answers, ratings = [], [], []
-    while chunk := _take(rows, _CHUNK_ROWS):
-        question = _parse(source, chunk, "question", box_rows, box_cols)
-        answer = _parse(source, chunk, "answer", box_rows, box_cols)
-        _check_pairs(source, chunk, question, answer, box_rows, box_cols)
+    for chunk in read_chunks(path, (box_rows * box_cols) ** 2):
+        question = _parse(chunk, "question", box_rows, box_cols)
+        answer = _parse(chunk, "answer", box_rows, box_cols)
+        _check_pairs(chunk, question, answer, box_rows, box_cols)
         questions.append(question)
         answers.append(answer)
-        ratings.append(np.array([row.rating for row in chunk.rows], np.int64))
-        if chunk.error is not None:
-            raise chunk.error
-    if not questions:
-        raise DataError(f"{source}: holds no puzzle\n  way out: give a file with rows under its header")
+        ratings.append(np.array(chunk.ratings, np.int64))
     return RatedPuzzles(np.concatenate(questions), np.concatenate(answers), np.concatenate(ratings))
-
-
-@dataclass
-class _Chunk:
-    """Rows to be checked together, and the error that ended the reading after them."""
-
-    rows: list[_Row]
-    error: DataError | None = None
-
-
-def _take(rows: Iterator[_Row], size: int) -> _Chunk | None:
-    """The next rows; None at the end. An error in the text waits until the rows before it are checked."""
-    chunk = _Chunk([])
-    try:
-        for row in itertools.islice(rows, size):
-            chunk.rows.append(row)
-    except DataError as error:
-        chunk.error = error
-    if not chunk.rows:
-        if chunk.error is not None:
-            raise chunk.error
-        return None
-    return chunk
-
-
-def _bad_line(path: Path, line: int, problem: str) -> DataError:
-    return DataError(f"{path}, line {line}: {problem}\n  way out: correct the line or take it out")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with _open_bytes(path) as file:
-            for number in itertools.count(1):
-                line = file.readline(_LONGEST_LINE + 1)
-                if not line:
-                    return
-                if len(line) > _LONGEST_LINE:
-                    raise _bad_line(path, number, f"is longer than {_LONGEST_LINE} bytes")
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise _bad_line(path, number, f"is not UTF-8 text ({error.reason})") from error
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file\n  way out: correct the path") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}\n  way out: fetch the file again") from error
-
-
-def _open_bytes(path: Path) -> gzip.GzipFile | BufferedReader:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    return open(path, "rb")
-
-
-def _rows(path: Path, reader: Iterator[list[str]], cells: int) -> Iterator[_Row]:
-    """The rows as text; `reader` is a `csv.reader`, which counts the lines."""
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise DataError(f"{path}: is empty\n  way out: give a CSV with the header {','.join(_COLUMNS)}")
-        names = [name.strip() for name in header]
-        missing = [name for name in _COLUMNS if name not in names]
-        if missing:
-            raise DataError(
-                f"{path}, line 1: no column {', '.join(missing)}\n  way out: begin with the header {','.join(_COLUMNS)}"
-            )
-        places = [names.index(name) for name in _COLUMNS[1:]]
-        for fields in reader:
-            line: int = reader.line_num  # type: ignore[attr-defined]
-            if not fields:
-                continue
-            if len(fields) <= max(places):
-                raise _bad_line(path, line, f"has {len(fields)} fields, the header has {len(names)}")
-            question, answer, rating = (fields[place].strip() for place in places)
-            for name, text in (("question", question), ("answer", answer)):
-                if len(text) != cells:
-                    raise _bad_line(path, line, f"{name} has {len(text)} characters, not {cells}")
-            yield _Row(line, question, answer, _rating(path, line, rating))
-    except csv.Error as error:
-        line = reader.line_num  # type: ignore[attr-defined]
-        raise _bad_line(path, line, f"is no CSV: {error}") from error
-
-
-def _rating(path: Path, line: int, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise _bad_line(path, line, f"rating {text[:40]!r} is no whole number")
-    return int(text)
 
 
 @lru_cache(maxsize=32)
@@ -170,13 +56,10 @@ def _digit_table(side: int) -> npt.NDArray[np.uint8]:
     return table
 
 
-def _parse(path: Path, chunk: _Chunk, name: str, box_rows: int, box_cols: int) -> Boards:
+def _parse(chunk: Chunk, name: str, box_rows: int, box_cols: int) -> Boards:
     """The boards of one column (N, S); refuses what is no digit, and digits that clash."""
-    side = box_rows * box_cols
-    # What is not ASCII becomes "?", one byte for one character.
-    text = "".join(getattr(row, name) for row in chunk.rows).encode("ascii", "replace")
-    codes = np.frombuffer(text, np.uint8).reshape(len(chunk.rows), side * side)
-    boards = _digit_table(side)[codes]
+    texts = chunk.questions if name == "question" else chunk.answers
+    boards = _digit_table(box_rows * box_cols)[chunk.codes(texts)]
     bad = (boards == 255).any(axis=1)
     if not bad.any():
         bad = _clashing(boards, box_rows, box_cols)
@@ -185,20 +68,20 @@ def _parse(path: Path, chunk: _Chunk, name: str, box_rows: int, box_cols: int) -
         bad[: bad.argmax()] |= _clashing(boards[: bad.argmax()], box_rows, box_cols)
     if bad.any():
         index = int(bad.argmax())
-        row = chunk.rows[index]
-        raise _bad_line(path, row.line, f"{name} {_explain(boards[index], getattr(row, name), box_rows, box_cols)}")
+        raise chunk.bad(index, f"{name} {_explain(boards[index], texts[index], box_rows, box_cols)}")
     return boards
 
 
 def _clashing(boards: Boards, box_rows: int, box_cols: int) -> npt.NDArray[np.bool_]:
     """(N,) whether a digit stands twice in a unit."""
     side = box_rows * box_cols
-    grid = boards.reshape(-1, side, side)
+    bits = np.append(np.uint32(0), np.uint32(1) << np.arange(side, dtype=np.uint32))  # by digit, none for a blank
+    grid = bits[boards].reshape(-1, side, side)
     boxes = grid.reshape(-1, box_cols, box_rows, box_rows, box_cols).swapaxes(2, 3).reshape(-1, side, side)
     clash = np.zeros(len(boards), np.bool_)
     for units in (grid, grid.swapaxes(1, 2), boxes):
-        ordered = np.sort(units, axis=2)
-        clash |= ((ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] > 0)).any(axis=(1, 2))
+        once = np.bitwise_or.reduce(units, axis=2)
+        clash |= (once != np.add.reduce(units, axis=2, dtype=np.uint32)).any(axis=1)
     return clash
 
 
@@ -226,7 +109,7 @@ def _cells_of_units(box_rows: int, box_cols: int) -> list[list[int]]:
     return cells
 
 
-def _check_pairs(path: Path, chunk: _Chunk, questions: Boards, answers: Boards, box_rows: int, box_cols: int) -> None:
+def _check_pairs(chunk: Chunk, questions: Boards, answers: Boards, box_rows: int, box_cols: int) -> None:
     """Refuse answers with blanks or that change a given."""
     blank = (answers == 0).any(axis=1)
     changed = (questions != 0) & (questions != answers)
@@ -234,12 +117,11 @@ def _check_pairs(path: Path, chunk: _Chunk, questions: Boards, answers: Boards, 
     if not bad.any():
         return
     index = int(bad.argmax())
-    line = chunk.rows[index].line
     if blank[index]:
         cell = int((answers[index] == 0).argmax())
-        raise _bad_line(path, line, f"answer is no full grid: character {cell + 1} is a blank")
+        raise chunk.bad(index, f"answer is no full grid: character {cell + 1} is a blank")
     row, col = divmod(int(changed[index].argmax()), box_rows * box_cols)
-    raise _bad_line(path, line, f"answer does not fit the question: the given in row {row + 1}, column {col + 1}")
+    raise chunk.bad(index, f"answer does not fit the question: the given in row {row + 1}, column {col + 1}")
 
 
 def parse_board(text: str, box_rows: int, box_cols: int) -> Boards:
