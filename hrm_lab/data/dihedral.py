@@ -32,3 +32,8 @@ def inverse_dihedral(grid: npt.NDArray[np.generic], tid: int) -> npt.NDArray[np.
     if not 0 <= tid <= 7:
         raise ValueError(f"dihedral id {tid}: not in 0..7")
     return dihedral(grid, _INVERSE[tid])
+
+
+def keeping_shape(rows: int, cols: int) -> tuple[int, ...]:
+    """The ids, 0 left out, whose image of a grid of this shape has this shape."""
+    return (1, 2, 3, 4, 5, 6, 7) if rows == cols else (2, 4, 5)

@@ -1,0 +1,81 @@
+"""Maze datasets in memory, from the generator or from CSV files. Words as in `board`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hrm_lab.data.format import DatasetInfo, Split
+from hrm_lab.data.maze import board
+from hrm_lab.data.maze.board import Mazes
+from hrm_lab.data.maze.csv_file import read_csv
+from hrm_lab.data.maze.generator import generate
+from hrm_lab.data.puzzle_csv import subset
+from hrm_lab.data.task import Built, Progress
+from hrm_lab.data.tasks.maze import MazeDataConfig
+from hrm_lab.errors import DataError
+
+TEST_SET = "all"  # the published datasets call their only test set so
+_TRAIN, _TEST = 0, 1
+
+
+def build(config: MazeDataConfig, progress: Progress | None = None) -> Built:
+    """Make the dataset in memory. A generated maze is rated by the length of its shortest path.
+
+    Raises:
+        DataError: when there are not as many mazes as asked for, a file is bad, or a test maze is a training maze.
+    """
+    train, test = generate(config, progress) if config.source == "generated" else _from_csv(config, progress)
+    _refuse_shared(train, test)
+    info = DatasetInfo(
+        task="maze",
+        name=config.name,
+        vocab_size=len(board.CHARACTERS) + 1,
+        seq_len=config.rows * config.cols,
+        pad_id=0,
+        ignore_label_id=0,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=1,
+        grid_shape=(config.rows, config.cols),
+        test_sets=(TEST_SET,),
+        # In others a label shows one of several right answers, and exact accuracy asks for more than can be known.
+        task_facts={"mazes_with_one_shortest_path": {"train": _unique(train), f"test/{TEST_SET}": _unique(test)}},
+    )
+    return Built(info, _split(train), {TEST_SET: _split(test)})
+
+
+def _from_csv(config: MazeDataConfig, progress: Progress | None) -> tuple[Mazes, Mazes]:
+    chosen = []
+    for split, key, path, size in (
+        (_TRAIN, "num_train", config.train_csv, config.num_train),
+        (_TEST, "num_test", config.test_csv, config.num_test),
+    ):
+        assert path is not None
+        mazes = read_csv(path, config.rows, config.cols)
+        chosen.append(mazes.take(subset(np.arange(len(mazes)), size, key, config.build_seed, split)))
+        if progress is not None:
+            progress(split + 1, 2)
+    return chosen[0], chosen[1]
+
+
+def _refuse_shared(train: Mazes, test: Mazes) -> None:
+    """Test mazes must be new, also to whoever has seen the training mazes turned and mirrored."""
+    known = {board.canonical(question): number for number, question in enumerate(train.questions)}
+    for number, question in enumerate(test.questions):
+        same = known.get(board.canonical(question))
+        if same is not None:
+            raise DataError(
+                f"test maze {number} is training maze {same}, turned or mirrored or as it is (both counted from 0)\n"
+                "  way out: take it out of one of the two files"
+            )
+
+
+def _unique(mazes: Mazes) -> int:
+    """How many have one shortest path only."""
+    lengths, cells = board.shortest(mazes.questions)
+    return int((cells == lengths + 1).sum())
+
+
+def _split(mazes: Mazes) -> Split:
+    ratings = np.clip(mazes.ratings, 0, np.iinfo(np.int32).max).astype(np.int32)
+    inputs, labels = (tokens.reshape(len(mazes), -1) for tokens in (mazes.questions, mazes.answers))
+    return Split.of_single_examples(inputs, labels, ratings)
