@@ -126,5 +126,5 @@ def _remove_partial(folder: Path) -> None:
 def _build(config: DataConfig, folder: Path, progress: Callable[[int, int], None] | None) -> Dataset:
     facts = build_facts(config)
     built = find_task(config.task).build(config, progress)
-    info = dataclasses.replace(built.info, build=facts)
+    info = dataclasses.replace(built.info, build=built.info.build | facts)  # the task's builder may add what it found
     return write_dataset(folder, info, built.train, built.test, built.arrays)
