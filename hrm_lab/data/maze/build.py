@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from hrm_lab.data.format import DatasetInfo, Split
+from hrm_lab.data.hub import fetch
 from hrm_lab.data.maze import board
 from hrm_lab.data.maze.board import Mazes
 from hrm_lab.data.maze.csv_file import read_csv
@@ -15,16 +18,16 @@ from hrm_lab.data.tasks.maze import MazeDataConfig
 from hrm_lab.errors import DataError
 
 TEST_SET = "all"  # the published datasets call their only test set so
-_TRAIN, _TEST = 0, 1
 
 
 def build(config: MazeDataConfig, progress: Progress | None = None) -> Built:
-    """Make the dataset in memory. A generated maze is rated by the length of its shortest path.
+    """Make the dataset in memory.
 
     Raises:
         DataError: when there are not as many mazes as asked for, a file is bad, or a test maze is a training maze.
     """
-    train, test = generate(config, progress) if config.source == "generated" else _from_csv(config, progress)
+    files, found = _files(config)
+    train, test = _read(config, files, progress) if files else generate(config, progress)
     _refuse_shared(train, test)
     info = DatasetInfo(
         task="maze",
@@ -39,19 +42,27 @@ def build(config: MazeDataConfig, progress: Progress | None = None) -> Built:
         test_sets=(TEST_SET,),
         # In others a label shows one of several right answers, and exact accuracy asks for more than can be known.
         task_facts={"mazes_with_one_shortest_path": {"train": _unique(train), f"test/{TEST_SET}": _unique(test)}},
+        build=found,
     )
     return Built(info, _split(train), {TEST_SET: _split(test)})
 
 
-def _from_csv(config: MazeDataConfig, progress: Progress | None) -> tuple[Mazes, Mazes]:
+def _files(config: MazeDataConfig) -> tuple[list[Path], dict[str, str]]:
+    """Training and test file, and what is to be remembered of them; none when mazes are generated."""
+    if config.source == "csv":
+        return [Path(path) for path in config.files().values() if path is not None], {}
+    if config.source == "generated":
+        return [], {}
+    assert config.hub_revision is not None
+    train, test = (fetch(config.hub_repo, f"{split}.csv", config.hub_revision) for split in ("train", "test"))
+    return [train.path, test.path], train.facts("train_csv") | test.facts("test_csv")
+
+
+def _read(config: MazeDataConfig, files: list[Path], progress: Progress | None) -> tuple[Mazes, Mazes]:
     chosen = []
-    for split, key, path, size in (
-        (_TRAIN, "num_train", config.train_csv, config.num_train),
-        (_TEST, "num_test", config.test_csv, config.num_test),
-    ):
-        assert path is not None
+    for split, (path, key) in enumerate(zip(files, ("num_train", "num_test"), strict=True)):
         mazes = read_csv(path, config.rows, config.cols)
-        chosen.append(mazes.take(subset(np.arange(len(mazes)), size, key, config.build_seed, split)))
+        chosen.append(mazes.take(subset(np.arange(len(mazes)), getattr(config, key), key, config.build_seed, split)))
         if progress is not None:
             progress(split + 1, 2)
     return chosen[0], chosen[1]

@@ -10,6 +10,7 @@ import numpy as np
 from hrm_lab.config import DataConfig, setting
 from hrm_lab.data.dihedral import keeping_shape
 from hrm_lab.data.format import Dataset, DatasetInfo, Split
+from hrm_lab.data.hub import require_commit
 from hrm_lab.data.task import Appearance, Built, Progress, Scorer, Symmetries, Task, Tokens
 from hrm_lab.errors import DataError, require
 
@@ -19,16 +20,16 @@ from hrm_lab.errors import DataError, require
 
 @dataclass
 class MazeDataConfig(DataConfig):
-    """Mazes of any shape: generated, or read from `source,question,answer,rating` CSV files."""
+    """Mazes of any shape: generated, or read from `source,question,answer,rating` CSV files, here or on the hub."""
 
     task: str = setting("maze", "which task it is", choices=("maze",))
     name: str = setting("maze", "name of the dataset; its folder is NAME-HASH under paths.data", identity=False)
     rows: int = setting(30, "rows of a maze", unit="cells", low=3, high=64)
     cols: int = setting(30, "columns of a maze", unit="cells", low=3, high=64)
-    source: str = setting("generated", "where the mazes come from", choices=("generated", "csv"))
+    source: str = setting("generated", "where the mazes come from", choices=("generated", "csv", "hub"))
     build_seed: int = setting(0, "seed of generation and of the subset", low=0)
     num_train: Optional[int] = setting(
-        1000, "training mazes; with csv a random subset, null = all rows", unit="mazes", low=1
+        1000, "training mazes; of files a random subset, null = all rows", unit="mazes", low=1
     )
     num_test: Optional[int] = setting(
         1000, "test mazes; with csv a random subset, null = all rows", unit="mazes", low=1
@@ -43,6 +44,9 @@ class MazeDataConfig(DataConfig):
     max_wall_share: float = setting(0.5, "generated: largest share of walls, before some are added", low=0.0, high=0.9)
     train_csv: Optional[str] = setting(None, "csv: path of the training file (.csv or .csv.gz)", identity=False)
     test_csv: Optional[str] = setting(None, "csv: path of the test file (.csv or .csv.gz)", identity=False)
+
+    hub_repo: str = setting("sapientinc/maze-30x30-hard-1k", "hub: repository with train.csv and test.csv")
+    hub_revision: Optional[str] = setting(None, "hub: commit of the repository, 40 hex digits")
 
     eval_metrics: ClassVar[tuple[str, ...]] = ("optimal_accuracy",)
 
@@ -69,6 +73,8 @@ class MazeDataConfig(DataConfig):
                 require(
                     getattr(self, key) is not None, f"data.{key}", None, "a generated dataset needs a size", way_out
                 )
+        if self.source == "hub":
+            require_commit(self.hub_repo, self.hub_revision)
         for key, path in self.files().items():
             require(
                 path is not None,
