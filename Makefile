@@ -113,7 +113,7 @@ server-down:  ## stop it
 config: $(STAMP)  ## list every setting with its value, unit, range and meaning
 	@$(BIN)/hrm-lab config $(ARGS)
 
-data: $(STAMP)  ## build a dataset: make data ARGS="data=sudoku_9x9"
+data: $(STAMP)  ## build, inspect, check or export a dataset: make data ARGS="build sudoku_9x9"
 	@$(BIN)/hrm-lab data $(ARGS)
 
 test: $(STAMP)  ## the whole test suite, two processes at a time (ARGS for pytest)

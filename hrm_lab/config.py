@@ -105,6 +105,14 @@ class DataConfig:
         """Paths by setting, whose content (not name) is part of what the dataset is."""
         return {}
 
+    def found_facts(self) -> dict[str, Any]:
+        """What decides the dataset's bytes besides settings and files, as it is found here: versions, folders.
+
+        Raises:
+            DataError: when it cannot be found.
+        """
+        return {}
+
     def num_train_groups(self) -> int | None:
         """Training groups (puzzles before augmentation), where they are known before anything is built."""
         return None

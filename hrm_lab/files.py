@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,32 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` to write into; then all of it is forced to disk, and it becomes `folder`.
+
+    When anything fails, it is removed, and there is no `folder`.
+
+    Raises:
+        OSError: when something cannot be written, or a `folder` that is not empty is there by then.
+    """
+    partial = folder.parent / f"{partial_prefix(folder)}{uuid.uuid4().hex}"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for inner in (*partial.rglob("*"), partial):
+            fsync(inner)
+        partial.rename(folder)
+        fsync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def partial_prefix(folder: Path) -> str:
+    """How the names of `folder`'s unfinished siblings begin; only whoever knows that nobody writes may remove them."""
+    return f".{folder.name}.partial-"
 
 
 def fsync(path: Path) -> None:

@@ -14,7 +14,6 @@ beginning.json   what tells it from others    data/dataset.json  what that says 
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -203,7 +202,7 @@ class RunFolder:
         facts = {"name": info.name, "fingerprint": info.fingerprint, "counts": info.counts}
         write_json(self.path / "dataset.json", facts | {"folder": str(dataset.folder.resolve())})
         self.dataset_copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(dataset.folder / "dataset.json", self.dataset_copy)
+        write_json(self.dataset_copy, asdict(info))
 
     @property
     def dataset_copy(self) -> Path:

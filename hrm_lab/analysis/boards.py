@@ -58,39 +58,60 @@ def shown_steps(count: int) -> list[int]:
 
 
 class Board:
-    """Draws boards of one size."""
+    """Draws boards of one size.
 
-    def __init__(self, arrays: Arrays) -> None:
+    Args:
+        arrays: `grid_shape`, and what else is known of how its tokens are drawn.
+        cell: inches of a cell; None: as large as there is room for beside others.
+    """
+
+    def __init__(self, arrays: Arrays, cell: float | None = None) -> None:
         self.rows, self.cols = arrays["grid_shape"].tolist()
         self.box_rows, self.box_cols = arrays.get("box_shape", arrays["grid_shape"]).tolist()
         self.glyphs = arrays["glyphs"].tolist() if "glyphs" in arrays else [str(token) for token in range(256)]
         self.fills = arrays["fills"].tolist() if "fills" in arrays else []
-        self.font = min(13.0, 0.6 * 72 * max(CELL_IN, LEAST_IN / max(self.rows, self.cols)))
+        self.cell = max(CELL_IN, LEAST_IN / max(self.rows, self.cols)) if cell is None else cell
+        self.font = min(13.0, 0.6 * 72 * self.cell)
 
     def draw(self, axis: Axes, said: Tokens, labels: Tokens, inputs: Tokens, before: Tokens | None) -> None:
-        """One board (S,), on axes of its own."""
-        axis.set(xlim=(-0.06, self.cols + 0.06), ylim=(self.rows + 0.06, -0.06), aspect="equal", xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        self._draw_lines(axis)
+        """One board (S,), on axes of its own, held against its labels."""
+        self._begin(axis)
         for cell, token in enumerate(said.tolist()):
             top, left = divmod(cell, self.cols)
-            is_given, is_right = inputs[cell] == labels[cell], token == labels[cell]
-            fill = self.fills[token] if token < len(self.fills) else ""
-            if fill or is_given:
-                axis.add_patch(Rectangle((left, top), 1, 1, facecolor=fill or GIVEN, zorder=0))
+            is_given, is_right = bool(inputs[cell] == labels[cell]), token == labels[cell]
             if not is_right:
                 frame = Rectangle(
                     (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=WRONG, linewidth=self.font / 8
                 )
                 axis.add_patch(frame)
-            colour = WRONG if not is_right else "black" if is_given else RIGHT
-            weight = "bold" if is_given else "normal"
-            place = (left + 0.5, top + 0.53)
-            axis.text(
-                *place, self._symbol(token), ha="center", va="center", fontsize=self.font, color=colour, weight=weight
-            )
+            self._fill(axis, cell, token, is_given)
+            self._write(axis, cell, token, is_given, WRONG if not is_right else "black" if is_given else RIGHT)
             if before is not None and before[cell] != token:
                 axis.plot(left + 0.86, top + 0.14, "o", color="black", markersize=self.font / 4)
+
+    def show(self, axis: Axes, tokens: Tokens, given: NDArray[np.bool_]) -> None:
+        """One board (S,), on axes of its own, as it is; `given` cells (S,) are bold on grey."""
+        self._begin(axis)
+        for cell, token in enumerate(tokens.tolist()):
+            self._fill(axis, cell, token, bool(given[cell]))
+            self._write(axis, cell, token, bool(given[cell]), "black" if given[cell] else RIGHT)
+
+    def _begin(self, axis: Axes) -> None:
+        axis.set(xlim=(-0.06, self.cols + 0.06), ylim=(self.rows + 0.06, -0.06), aspect="equal", xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        self._draw_lines(axis)
+
+    def _fill(self, axis: Axes, cell: int, token: int, is_given: bool) -> None:
+        top, left = divmod(cell, self.cols)
+        fill = self.fills[token] if token < len(self.fills) else ""
+        if fill or is_given:
+            axis.add_patch(Rectangle((left, top), 1, 1, facecolor=fill or GIVEN, zorder=0))
+
+    def _write(self, axis: Axes, cell: int, token: int, is_given: bool, colour: str) -> None:
+        top, left = divmod(cell, self.cols)
+        symbol, weight = self._symbol(token), "bold" if is_given else "normal"
+        text = axis.text(left + 0.5, top + 0.53, symbol, ha="center", va="center", fontsize=self.font)
+        text.set(color=colour, weight=weight, in_layout=False)  # what lies inside a board needs no room of its own
 
     def _draw_lines(self, axis: Axes) -> None:
         for line in range(self.rows + 1):

@@ -1,8 +1,6 @@
-"""Verbs about what a run is made of: its settings and its data."""
+"""The verb about what a run is made of: its settings."""
 
 from __future__ import annotations
-
-import typer
 
 from hrm_lab.cli.app import Overrides, app, console
 
@@ -28,19 +26,3 @@ def config(overrides: Overrides = None) -> None:
             extent = ", ".join(meta.choices) or (f"{low} .. {high}" if low or high else "")
             table.add_row(key, str(value), meta.unit, extent, meta.help)
         shown.print(table)
-
-
-@app.command()
-def data(overrides: Overrides = None) -> None:
-    """Build the dataset of a config if it is missing, and say what is in it."""
-    from hrm_lab.compose import compose_config
-
-    settings = compose_config(overrides or [])
-    from hrm_lab.data.build import ensure_dataset
-    from hrm_lab.progress import building
-
-    with building(settings.data.name) as progress:
-        dataset = ensure_dataset(settings.data, settings.paths.data, progress)
-    typer.echo(f"{dataset.folder}\nfingerprint {dataset.info.fingerprint}")
-    for split, counts in dataset.info.counts.items():
-        typer.echo(f"{split}: {counts['examples']:,} examples in {counts['groups']:,} groups")

@@ -18,20 +18,20 @@ from typing import Any
 from filelock import FileLock
 
 from hrm_lab.config import DataConfig, settings
-from hrm_lab.data.format import FORMAT_VERSION, Dataset, partial_prefix, write_dataset
+from hrm_lab.data.format import FORMAT_VERSION, Dataset, are_names, write_dataset
 from hrm_lab.data.tasks import find_task
 from hrm_lab.errors import DataError
-from hrm_lab.files import open_regular
+from hrm_lab.files import open_regular, partial_prefix
 
 _KEY_DIGITS = 12
 _NOT_BUILT_IN = ("num_augmentations",)  # variants are computed where they are used
 
 
 def build_key(config: DataConfig) -> str:
-    """12 hex digits over all that decides the dataset's bytes: settings, format version, the CSV files' content.
+    """12 hex digits over all that decides the dataset's bytes: settings, format version, the content of files.
 
     Raises:
-        DataError: when a CSV file cannot be read.
+        DataError: when a file cannot be read.
     """
     facts = json.dumps(build_facts(config), sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:_KEY_DIGITS]
@@ -42,7 +42,7 @@ def build_facts(config: DataConfig) -> dict[str, Any]:
     facts: dict[str, Any] = {
         key: value for key, value, meta in settings(config) if meta.identity and key not in _NOT_BUILT_IN
     }
-    facts["format_version"] = FORMAT_VERSION
+    facts |= config.found_facts() | {"format_version": FORMAT_VERSION}
     for key, path in config.files().items():
         facts[f"{key}_sha256"] = _file_hash(f"data.{key}", path)
     return facts
@@ -73,8 +73,10 @@ def dataset_folder(config: DataConfig, data_root: str | os.PathLike[str]) -> Pat
 
 
 def _folder(config: DataConfig, data_root: str | os.PathLike[str], key: str) -> Path:
-    if Path(config.name).name != config.name or config.name in (".", ".."):
-        raise DataError(f"data.name={config.name}: is no name of a folder\n  way out: take a name without slashes")
+    if not are_names([config.name]):
+        raise DataError(
+            f"data.name={config.name!r}: is no name of a folder\n  way out: at most 100 letters, digits and _ . -"
+        )
     return Path(data_root) / f"{config.name}-{key}"
 
 
@@ -96,7 +98,7 @@ def ensure_dataset(
     """
     opens = find_task(config.task).open
     if opens is not None:
-        return opens(config)
+        return opens(config, None)
     folder = dataset_folder(config, data_root)
     if folder.exists():
         return Dataset.open(folder)
@@ -115,6 +117,16 @@ def ensure_dataset(
         return _build(config, folder, progress)
     finally:
         lock.release()
+
+
+def reopen(config: DataConfig, folder: str | os.PathLike[str]) -> Dataset:
+    """Open the dataset of these settings where a run has found it, whatever `data_root` is by now.
+
+    Raises:
+        DataError: when it cannot be used.
+    """
+    opens = find_task(config.task).open
+    return Dataset.open(folder) if opens is None else opens(config, Path(folder))
 
 
 def _remove_partial(folder: Path) -> None:

@@ -16,14 +16,12 @@ its augmented variants. Here they are mostly the puzzle alone: variants are comp
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -32,8 +30,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hrm_lab.data.reading import open_array, read_json
 from hrm_lab.errors import DataError
-from hrm_lab.files import fsync
+from hrm_lab.files import whole_folder
 
 FORMAT_VERSION = 2
 
@@ -44,9 +43,10 @@ _ARRAYS: dict[str, npt.DTypeLike] = {
     "puzzle_offsets": np.dtype("int64"),
     "group_offsets": np.dtype("int64"),
 }
+_TOKENS = ("inputs", "labels")
 _RATINGS = "ratings"  # an optional remark: nothing is trained on it, so it is no part of the fingerprint
-_REBUILD = "way out: delete the folder and build it again: `hrm-lab data`"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a test set or a task's array: it names a folder or a file
+_REBUILD = "way out: delete the folder and build it again: `hrm-lab data build NAME`"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # of what becomes part of a path
 _TUPLES = ("grid_shape", "test_sets", "task_arrays")  # lists in JSON
 _OPEN_SAMPLE_ROWS = 65_536  # rows whose tokens are looked at when a dataset is opened
 _HASH_BYTES = 1 << 24
@@ -132,7 +132,7 @@ class Dataset:
         info = _read_info(path)
         splits = {name: _open_split(path, name) for name in _split_names(info)}
         for name, split in splits.items():
-            problem = _problem(info, name, split, _OPEN_SAMPLE_ROWS)
+            problem = split_problem(info, name, split)
             if problem:
                 raise _broken(path, problem)
         arrays = {name: _open_array(path, f"task/{name}.npy") for name in info.task_arrays}
@@ -178,31 +178,23 @@ def write_dataset(
     path = Path(folder)
     splits = {"train": train, **{f"test/{name}": test[name] for name in info.test_sets}}
     for name, split in splits.items():
-        problem = _problem(info, name, split, len(split))
+        problem = split_problem(info, name, split, len(split))
         if problem:
             raise ValueError(problem)
     info = dataclasses.replace(
-        info, counts={name: _counts(split) for name, split in splits.items()}, task_arrays=tuple(sorted(arrays))
+        info, counts={name: split_counts(split) for name, split in splits.items()}, task_arrays=tuple(sorted(arrays))
     )
     info = dataclasses.replace(info, fingerprint=fingerprint(info, train, test, arrays))
-    partial = path.parent / f"{partial_prefix(path)}{uuid.uuid4().hex}"
     try:
-        partial.mkdir(parents=True)
-        _write_folder(partial, info, splits, arrays)
-        _move_into_place(partial, path)
+        with whole_folder(path) as partial:
+            _write_folder(partial, info, splits, arrays)
     except OSError as error:
-        raise DataError(
-            f"dataset {path}: cannot be written: {error}\n"
-            "  way out: free space there, or choose another folder with paths.data=FOLDER"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not (error.errno in (errno.EEXIST, errno.ENOTEMPTY) and path.is_dir()):  # else another process was first
+            raise DataError(
+                f"dataset {path}: cannot be written: {error}\n"
+                "  way out: free space there, or choose another folder with paths.data=FOLDER"
+            ) from error
     return Dataset.open(path)
-
-
-def partial_prefix(folder: Path) -> str:
-    """How the names of `folder`'s unfinished siblings begin; whoever holds its build lock may remove them."""
-    return f".{folder.name}.partial-"
 
 
 def fingerprint(
@@ -247,15 +239,13 @@ def _broken(folder: Path, problem: str) -> DataError:
 
 def _read_info(folder: Path) -> DatasetInfo:
     if not folder.is_dir():
-        raise DataError(f"dataset {folder}: no such folder\n  way out: build it: `hrm-lab data`")
+        raise DataError(f"dataset {folder}: no such folder\n  way out: build it: `hrm-lab data build NAME`")
     try:
-        values = json.loads((folder / "dataset.json").read_bytes())
+        values = read_json(folder / "dataset.json")
     except FileNotFoundError:
         raise _broken(folder, "has no dataset.json: it is half-built, or no dataset") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _broken(folder, f"its dataset.json cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise _broken(folder, "its dataset.json is no JSON object")
+    except ValueError as error:
+        raise _broken(folder, f"its dataset.json {error}") from error
     version = values.get("format_version")
     if version != FORMAT_VERSION:
         raise _broken(folder, f"has format version {version}, this program reads {FORMAT_VERSION}")
@@ -279,17 +269,17 @@ def _info_problem(values: dict[str, Any]) -> str:
     shape, names = values["grid_shape"], values["test_sets"]
     if len(shape) != 2 or not all(type(extent) is int and extent > 0 for extent in shape):
         return f"has grid_shape={shape!r}"
-    if not names or not _are_names(names):
+    if not names or not are_names(names):
         return f"has test_sets={names!r}"
-    if not _are_names(values["task_arrays"]):
+    if not are_names(values["task_arrays"]):
         return f"has task_arrays={values['task_arrays']!r}"
     if shape[0] * shape[1] != values["seq_len"]:
         return f"has grid_shape={shape!r}, but seq_len={values['seq_len']}"
     return ""
 
 
-def _are_names(names: list[object]) -> bool:
-    """Whether each may name a file, and no two are the same."""
+def are_names(names: Sequence[object]) -> bool:
+    """Whether each may name a file or a folder, and no two are the same."""
     return all(isinstance(name, str) and _NAME.fullmatch(name) for name in names) and len(set(names)) == len(names)
 
 
@@ -301,18 +291,21 @@ def _open_split(folder: Path, split_name: str) -> Split:
 
 def _open_array(folder: Path, name: str) -> npt.NDArray[Any]:
     try:
-        array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+        return open_array(folder / name)
     except FileNotFoundError:
         raise _broken(folder, f"has no {name}: it is half-built") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _broken(folder, f"its {name} is cut off or no array: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise _broken(folder, f"its {name} is no array")
-    return array
+    except ValueError as error:
+        raise _broken(folder, f"its {name} {error}") from error
 
 
-def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> str:
-    """What is wrong with a split, its tokens looked at on about `sample_rows` rows; "" when nothing is."""
+def split_problem(
+    info: DatasetInfo, name: str, split: Split, sample_rows: int = _OPEN_SAMPLE_ROWS, any_integer: bool = False
+) -> str:
+    """What is wrong with a split, its tokens looked at on about `sample_rows` rows; "" when nothing is.
+
+    Args:
+        any_integer: tokens may be of any type of whole numbers, not of uint8 only.
+    """
     examples = len(split.inputs) if split.inputs.ndim else 0
     groups, puzzles = (max(0, offsets.size - 1) for offsets in (split.group_offsets, split.puzzle_offsets))
     shapes = {
@@ -323,7 +316,8 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
         "group_offsets": (groups + 1,),
     }
     for key, array in _arrays(split):
-        if array.dtype != _ARRAYS[key] or array.shape != shapes[key]:
+        is_right = array.dtype == _ARRAYS[key] or (any_integer and key in _TOKENS and array.dtype.kind in "iu")
+        if not is_right or array.shape != shapes[key]:
             want = f"{np.dtype(_ARRAYS[key])} {shapes[key]}"
             return f"its {name}/{key} is {array.dtype} {array.shape}, not {want}"
     ratings = split.ratings
@@ -331,8 +325,8 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
         return f"its {name}/{_RATINGS} is {ratings.dtype} {ratings.shape}, not int32 {(examples,)}"
     if examples == 0 or groups == 0 or puzzles == 0:
         return f"its {name} split is empty"
-    if info.counts and info.counts.get(name) != _counts(split):
-        return f"its {name} split holds {_counts(split)}, but dataset.json says {info.counts.get(name)}"
+    if info.counts and info.counts.get(name) != split_counts(split):
+        return f"its {name} split holds {split_counts(split)}, but dataset.json says {info.counts.get(name)}"
     for key, offsets, end in (
         ("puzzle_offsets", split.puzzle_offsets, examples),
         ("group_offsets", split.group_offsets, puzzles),
@@ -343,14 +337,15 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
     if int(identifiers.min()) < 0 or int(identifiers.max()) >= info.num_puzzle_identifiers:
         return f"its {name}/puzzle_identifiers leave 0..{info.num_puzzle_identifiers - 1}"
     step = max(1, examples // sample_rows)
-    for key in ("inputs", "labels"):
-        largest = int(getattr(split, key)[::step].max())
-        if largest >= info.vocab_size:
-            return f"its {name}/{key} hold token {largest}, the vocabulary has {info.vocab_size}"
+    for key in _TOKENS:
+        sample = getattr(split, key)[::step]
+        for token in (int(sample.max()), int(sample.min())):
+            if not 0 <= token < info.vocab_size:
+                return f"its {name}/{key} hold token {token}, the vocabulary has {info.vocab_size}"
     return ""
 
 
-def _counts(split: Split) -> dict[str, int]:
+def split_counts(split: Split) -> dict[str, int]:
     return {"examples": len(split), "puzzles": split.num_puzzles, "groups": split.num_groups}
 
 
@@ -370,22 +365,7 @@ def _write_folder(
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "xb") as file:
             np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
     # Last, so that even a folder copied while it is being written is seen to be half-built.
     with open(folder / "dataset.json", "x", encoding="utf-8") as text:
         json.dump(dataclasses.asdict(info), text, indent=2)
         text.write("\n")
-        text.flush()
-        os.fsync(text.fileno())
-    for inner in [path for path in folder.rglob("*") if path.is_dir()] + [folder]:
-        fsync(inner)
-
-
-def _move_into_place(partial: Path, folder: Path) -> None:
-    try:
-        os.rename(partial, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was first
-            raise
-    fsync(folder.parent)

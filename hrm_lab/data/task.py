@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -128,7 +129,8 @@ class Task:
             None where only a label could tell.
         symmetries: its variants for (dataset, seed, num_augmentations); None: it has none.
         scorer: its own metrics for (dataset, test set, symmetries); None: it has none.
-        open: opens what is there already, instead of building; raises DataError.
+        open: opens what is there already, instead of building: where the settings say, or where a run has found it;
+            raises DataError.
     """
 
     settings: type[DataConfig]
@@ -138,4 +140,4 @@ class Task:
     verify: Callable[[DatasetInfo, Tokens, Tokens], str | None]
     symmetries: Callable[[Dataset, int, int], Symmetries] | None = None
     scorer: Callable[[Dataset, Split, Symmetries | None], Scorer] | None = None
-    open: Callable[[Any], Dataset] | None = None
+    open: Callable[[Any, Path | None], Dataset] | None = None

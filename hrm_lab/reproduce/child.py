@@ -32,7 +32,8 @@ try:
     dataset = ensure_dataset(settings.data, settings.paths.data)
 except UserError as error:
     sys.exit(str(error))
-print(json.dumps({"fingerprint": dataset.info.fingerprint, "folder": str(dataset.folder.resolve())}))
+facts = {"fingerprint": dataset.info.fingerprint, "folder": str(dataset.folder.resolve()), "build": dataset.info.build}
+print(json.dumps(facts))
 """
 # An end that was asked for is no traceback, and the command that asked for it says what it means.
 TRAIN = """
@@ -68,11 +69,12 @@ def build_data(code: Code, config: Mapping[str, Any], data: Path) -> dict[str, A
     if done.returncode:
         said = done.stderr.strip()
         if said.startswith("Traceback"):
-            said = f"the data cannot be made: {said.splitlines()[-1]}\n  way out: see what `hrm-lab data` says"
+            said = (
+                f"the data cannot be made: {said.splitlines()[-1]}\n  way out: see what `hrm-lab data build NAME` says"
+            )
         raise CannotReproduce(said)
-    facts = json.loads(done.stdout.splitlines()[-1])
-    info: dict[str, Any] = json.loads((Path(facts["folder"]) / "dataset.json").read_text())
-    return {"fingerprint": facts["fingerprint"], "folder": facts["folder"], "build": info.get("build", {})}
+    facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return facts
 
 
 def quoted(value: object) -> str:

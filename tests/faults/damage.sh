@@ -38,7 +38,7 @@ train_and_kill() {
 }
 afresh() { rm -rf outputs; train_and_kill; }
 
-hrm-lab data $CONFIG >/dev/null
+hrm-lab data build sudoku_4x4 $CONFIG >/dev/null
 export CONFIG
 
 say "Truncated file"

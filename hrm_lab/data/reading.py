@@ -1,0 +1,62 @@
+"""Opens the files that datasets consist of, whoever has made them, and says what is wrong with one."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_JSON_BYTES = 1 << 24
+
+
+def open_array(path: Path) -> npt.NDArray[Any]:
+    """Memory-map an npy file.
+
+    Raises:
+        FileNotFoundError: when it is not there.
+        ValueError: that says what is wrong with it.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("is no file")
+    try:
+        # A header may name any shape; of one that overflows, numpy only warns, and the size gives it away.
+        with np.errstate(over="ignore"):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"is cut off or no array: {str(error).strip().partition(chr(10))[0]}") from error
+    if not isinstance(array, np.memmap):
+        raise ValueError("is no array")
+    expected, size = array.offset + array.nbytes, path.stat().st_size
+    if expected != size:
+        raise ValueError(f"has {size} bytes, and its header says {expected}")
+    return array
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a small JSON file holds.
+
+    Raises:
+        FileNotFoundError: when it is not there.
+        ValueError: that says what is wrong with it.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("is no file")
+    try:
+        with path.open("rb") as file:
+            text = file.read(_JSON_BYTES + 1)
+        if len(text) > _JSON_BYTES:
+            raise ValueError(f"it is longer than {_JSON_BYTES} bytes")
+        values = json.loads(text)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError("is no JSON object")
+    return values
