@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from hrm_lab.analysis.painted import paint
 from hrm_lab.analysis.style import DPI, GIVEN, RIGHT, WRONG
 
 Arrays = Mapping[str, NDArray[Any]]  # of one evaluation; training/evaluation.py says which
@@ -20,19 +21,23 @@ Tokens = NDArray[np.uint8]
 
 MOST_COLUMNS = 8  # boards beside each other
 CELL_IN, LEAST_IN = 0.2, 1.35  # inches of a cell, and of a board at least: its caption needs room
+CAPTION_IN = 0.5
+PAINTED_CELL_IN = 0.1  # of a cell that is told by its colour
 
 
 def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
     """Draw the shown puzzles, a row for each and a column for each ACT step, or for some of them where they are many.
 
-    Given cells are bold on grey, right ones plain, wrong ones framed; a dot marks a cell that was another in the column
-    before. No colour is needed to tell them apart.
+    Given cells are bold on grey and right ones plain, unless tokens have colours; wrong ones are framed; a dot marks a
+    cell that was another in the column before. No colour is needed to tell them apart.
     """
     inputs, labels, predictions = arrays["inputs"], arrays["labels"], arrays["predictions"]
     steps = shown_steps(predictions.shape[1])
     board = Board(arrays)
-    size = max(LEAST_IN, CELL_IN * max(board.rows, board.cols))
-    figure = Figure((len(steps) * (size + 0.12), len(inputs) * (size + 0.35) + 0.9), dpi=DPI, layout="constrained")
+    size = max(LEAST_IN, board.cell * max(board.rows, board.cols))
+    figure = Figure(
+        (len(steps) * (size + 0.12), len(inputs) * (size + CAPTION_IN) + 0.9), dpi=DPI, layout="constrained"
+    )
     figure.suptitle(", ".join(filter(None, ("Test puzzles after each ACT step", title))))
     axes = figure.subplots(len(inputs), len(steps), squeeze=False)
     for puzzle, row in enumerate(axes):
@@ -44,7 +49,7 @@ def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
             if puzzle == 0:
                 axis.set_title(f"ACT step {step}", fontsize=10)
             before = said
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles=_legend(bool(board.fills)), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path)
     return path
 
@@ -70,11 +75,16 @@ class Board:
         self.box_rows, self.box_cols = arrays.get("box_shape", arrays["grid_shape"]).tolist()
         self.glyphs = arrays["glyphs"].tolist() if "glyphs" in arrays else [str(token) for token in range(256)]
         self.fills = arrays["fills"].tolist() if "fills" in arrays else []
-        self.cell = max(CELL_IN, LEAST_IN / max(self.rows, self.cols)) if cell is None else cell
+        beside = PAINTED_CELL_IN if self.fills else CELL_IN
+        self.cell = max(beside, LEAST_IN / max(self.rows, self.cols)) if cell is None else cell
         self.font = min(13.0, 0.6 * 72 * self.cell)
 
     def draw(self, axis: Axes, said: Tokens, labels: Tokens, inputs: Tokens, before: Tokens | None) -> None:
         """One board (S,), on axes of its own, held against its labels."""
+        if self.fills:
+            changed = None if before is None else self._grid(before != said)
+            self._paint(axis, said, self._grid(said != labels), changed)
+            return
         self._begin(axis)
         for cell, token in enumerate(said.tolist()):
             top, left = divmod(cell, self.cols)
@@ -84,16 +94,17 @@ class Board:
                     (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=WRONG, linewidth=self.font / 8
                 )
                 axis.add_patch(frame)
-            self._fill(axis, cell, token, is_given)
             self._write(axis, cell, token, is_given, WRONG if not is_right else "black" if is_given else RIGHT)
             if before is not None and before[cell] != token:
                 axis.plot(left + 0.86, top + 0.14, "o", color="black", markersize=self.font / 4)
 
     def show(self, axis: Axes, tokens: Tokens, given: NDArray[np.bool_]) -> None:
-        """One board (S,), on axes of its own, as it is; `given` cells (S,) are bold on grey."""
+        """One board (S,), on axes of its own, as it is; `given` cells (S,) are bold on grey where none has a colour."""
+        if self.fills:
+            self._paint(axis, tokens)
+            return
         self._begin(axis)
         for cell, token in enumerate(tokens.tolist()):
-            self._fill(axis, cell, token, bool(given[cell]))
             self._write(axis, cell, token, bool(given[cell]), "black" if given[cell] else RIGHT)
 
     def _begin(self, axis: Axes) -> None:
@@ -101,15 +112,23 @@ class Board:
         axis.spines[:].set_visible(False)
         self._draw_lines(axis)
 
-    def _fill(self, axis: Axes, cell: int, token: int, is_given: bool) -> None:
-        top, left = divmod(cell, self.cols)
-        fill = self.fills[token] if token < len(self.fills) else ""
-        if fill or is_given:
-            axis.add_patch(Rectangle((left, top), 1, 1, facecolor=fill or GIVEN, zorder=0))
+    def _grid(self, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return cells.reshape(self.rows, self.cols)
+
+    def _paint(
+        self,
+        axis: Axes,
+        tokens: Tokens,
+        wrong: NDArray[np.bool_] | None = None,
+        changed: NDArray[np.bool_] | None = None,
+    ) -> None:
+        paint(axis, tokens.reshape(self.rows, self.cols), self.glyphs, self.fills, self.cell, wrong, changed)
 
     def _write(self, axis: Axes, cell: int, token: int, is_given: bool, colour: str) -> None:
         top, left = divmod(cell, self.cols)
         symbol, weight = self._symbol(token), "bold" if is_given else "normal"
+        if is_given:
+            axis.add_patch(Rectangle((left, top), 1, 1, facecolor=GIVEN, zorder=0))
         text = axis.text(left + 0.5, top + 0.53, symbol, ha="center", va="center", fontsize=self.font)
         text.set(color=colour, weight=weight, in_layout=False)  # what lies inside a board needs no room of its own
 
@@ -126,15 +145,22 @@ class Board:
 def _caption(said: Tokens, labels: Tokens, inputs: Tokens, sure: float) -> str:
     """How much is right of what was not given, and what the model thinks of it."""
     asked = inputs != labels
-    right = int((said == labels)[asked].sum())
+    right, others = int((said == labels)[asked].sum()), int((said != labels)[~asked].sum())
     verdict = "solved" if bool((said == labels).all()) else f"{right} of {int(asked.sum())}"
-    return f"{verdict}, sure {sure:.0%}"
+    return f"{verdict}, sure {sure:.0%}" + (f"\n{others} wrong elsewhere" if others else "")
 
 
-def _legend() -> list[Patch | Line2D]:
-    return [
-        Line2D([], [], linestyle="", marker="$5$", color="black", markersize=8, label="given: bold on grey"),
-        Line2D([], [], linestyle="", marker="$5$", color=RIGHT, markersize=7, label="right: plain"),
+def _legend(is_painted: bool) -> list[Patch | Line2D]:
+    marks: list[Patch | Line2D] = [
         Patch(fill=False, edgecolor=WRONG, linewidth=1.5, label="wrong: framed"),
         Line2D([], [], linestyle="", marker="o", color="black", markersize=4, label="changed since the column before"),
     ]
+    return (
+        marks
+        if is_painted
+        else [
+            Line2D([], [], linestyle="", marker="$5$", color="black", markersize=8, label="given: bold on grey"),
+            Line2D([], [], linestyle="", marker="$5$", color=RIGHT, markersize=7, label="right: plain"),
+            *marks,
+        ]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,27 @@ def test_boards_of_every_shape_are_drawn(tmp_path: Path, box_rows: int, box_cols
         del arrays["box_shape"], arrays["glyphs"]  # an evaluation of an earlier version, of a task without boxes
     picture = draw_boards(arrays, tmp_path / "boards.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_board_of_colours_tells_its_tokens_and_what_is_wrong_by_marks_too() -> None:
+    arrays = {
+        "grid_shape": np.array([2, 3]),
+        "glyphs": np.array(list("_# SGo")),
+        "fills": np.array(["#cc79a7", "#404040", "#ffffff", "#7bd1b4", "#8cc7ec", "#f5d58a"]),
+    }
+    labels = np.array([3, 5, 5, 1, 2, 4], np.uint8)
+    said, before = np.array([3, 5, 2, 1, 2, 5], np.uint8), np.array([3, 5, 5, 5, 2, 5], np.uint8)
+    axis = Figure().subplots()
+    Board(arrays).draw(axis, said, labels, labels, before)
+    colours = axis.images[0].get_array()
+    assert colours is not None
+    assert np.array_equal(np.round(colours * 255)[0, 0], [0x7B, 0xD1, 0xB4])
+    places = [sorted(map(tuple, np.asarray(marks.get_offsets()).round(6).tolist())) for marks in axis.collections]
+    assert places[:2] == [[(0.5, 0.5)], [(1.5, 0.5), (2.5, 1.5)]]  # S, o; none for a wall, the darkest, nor for a blank
+    assert places[2] == [(2.5, 0.5), (2.5, 1.5)]  # wrong
+    assert places[3] == [(0.82, 1.18), (2.82, 0.18)]  # changed
+    Board(arrays).show(axis, np.array([255, 0, 1, 2, 3, 4], np.uint8), labels == labels)  # 255 is no token at all
+    axis.figure.savefig(BytesIO())
 
 
 def test_columns_are_few_and_end_with_the_last_step() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hrm_lab.data.format import DatasetInfo, Split
+from hrm_lab.data.format import Split
 from hrm_lab.data.hub import fetch
 from hrm_lab.data.maze import board
 from hrm_lab.data.maze.board import Mazes
@@ -14,10 +15,8 @@ from hrm_lab.data.maze.csv_file import read_csv
 from hrm_lab.data.maze.generator import generate
 from hrm_lab.data.puzzle_csv import subset
 from hrm_lab.data.task import Built, Progress
-from hrm_lab.data.tasks.maze import MazeDataConfig
+from hrm_lab.data.tasks.maze import TEST_SET, MazeDataConfig, info
 from hrm_lab.errors import DataError
-
-TEST_SET = "all"  # the published datasets call their only test set so
 
 
 def build(config: MazeDataConfig, progress: Progress | None = None) -> Built:
@@ -29,22 +28,10 @@ def build(config: MazeDataConfig, progress: Progress | None = None) -> Built:
     files, found = _files(config)
     train, test = _read(config, files, progress) if files else generate(config, progress)
     _refuse_shared(train, test)
-    info = DatasetInfo(
-        task="maze",
-        name=config.name,
-        vocab_size=len(board.CHARACTERS) + 1,
-        seq_len=config.rows * config.cols,
-        pad_id=0,
-        ignore_label_id=0,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=1,
-        grid_shape=(config.rows, config.cols),
-        test_sets=(TEST_SET,),
-        # In others a label shows one of several right answers, and exact accuracy asks for more than can be known.
-        task_facts={"mazes_with_one_shortest_path": {"train": _unique(train), f"test/{TEST_SET}": _unique(test)}},
-        build=found,
-    )
-    return Built(info, _split(train), {TEST_SET: _split(test)})
+    # In others a label shows one of several right answers, and exact accuracy asks for more than can be known.
+    unique = {"train": _unique(train), f"test/{TEST_SET}": _unique(test)}
+    told = replace(info(config), task_facts={"mazes_with_one_shortest_path": unique}, build=found)
+    return Built(told, _split(train), {TEST_SET: _split(test)})
 
 
 def _files(config: MazeDataConfig) -> tuple[list[Path], dict[str, str]]:

@@ -101,6 +101,25 @@ class MazeDataConfig(DataConfig):
         return int(110 * (self.rows * self.cols / 900) ** (1.13 / 2)) + 1
 
 
+TEST_SET = "all"  # the published datasets call their only test set so
+
+
+def info(config: MazeDataConfig) -> DatasetInfo:
+    """What a dataset of these settings says of itself before it is built."""
+    return DatasetInfo(
+        task="maze",
+        name=config.name,
+        vocab_size=6,
+        seq_len=config.rows * config.cols,
+        pad_id=0,
+        ignore_label_id=0,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=1,
+        grid_shape=(config.rows, config.cols),
+        test_sets=(TEST_SET,),
+    )
+
+
 def check_augmentations(num_augmentations: int, rows: int, cols: int) -> None:
     """Refuse more variants than a board of this shape has.
 
