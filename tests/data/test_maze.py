@@ -76,14 +76,18 @@ def test_a_generated_maze_has_one_shortest_path_and_it_is_long(rows: int, cols: 
         assert split.ratings is not None
         for inputs, labels, rating in zip(split.inputs, split.labels, split.ratings.tolist(), strict=True):
             question, answer = inputs.reshape(rows, cols), labels.reshape(rows, cols)
-            assert rating == moves(question) == moves(question, answer) == (answer == board.PATH).sum() + 1
-            assert rating >= config.least_path()
+            length = moves(question)
+            assert length == moves(question, answer) == (answer == board.PATH).sum() + 1
+            assert length >= config.least_path()
+            begin = np.array([int((inputs == board.START).argmax())])
+            depth = board.distances(board.to_bits(question[None] != board.WALL), begin, cols)
+            assert rating == ((depth >= 0) & (depth < length)).sum()
             assert TASK.verify(built.info, inputs, labels) == ""
             # Whatever cell of the path is walled off, the way gets longer: there is no other one so short.
             for cell in np.argwhere(answer == board.PATH)[::9]:
                 closed = question.copy()
                 closed[tuple(cell)] = board.WALL
-                assert moves(closed) is None or moves(closed) > rating  # type: ignore[operator]
+                assert moves(closed) is None or moves(closed) > length  # type: ignore[operator]
     assert MazeDataConfig().least_path() == 111
 
 
@@ -138,7 +142,7 @@ def test_valid_and_optimal_is_what_a_search_says(data: st.DataObject) -> None:
     question.flat[places] = board.START, board.GOAL
     question = question.astype(np.uint8)
     best = moves(question)
-    assert board.shortest(question[None])[0][0] == (-1 if best is None else best)
+    assert board.shortest(question[None]).lengths[0] == (-1 if best is None else best)
     if best is None:
         return
     answers = [question.copy() for _ in range(60)]

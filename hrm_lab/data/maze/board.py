@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -100,18 +101,26 @@ def distances(open_cells: Bits, begins: Ints, cols: int) -> Moves:
     return found
 
 
-def shortest(questions: Tokens) -> tuple[Ints, Ints]:
-    """Of mazes (N, R, C) with one start and one goal: (N,) the length of the shortest way, and how many cells, both
-    ends included, lie on any way of that length; one more than the length just when there is only one. (-1, 0) where
-    there is no way."""
+class Ways(NamedTuple):
+    """What is known of the shortest ways of mazes, each (N,)."""
+
+    lengths: Ints  # -1 where there is no way
+    cells: Ints  # on any way of that length, both ends included; one more than the length just where it is the only one
+    searched: Ints  # nearer to the start than the goal is: a breadth-first search looks at them before it gets there
+
+
+def shortest(questions: Tokens) -> Ways:
+    """Of mazes (N, R, C) with one start and one goal."""
     cols, flat = questions.shape[2], questions.reshape(len(questions), -1)
     open_cells = to_bits(questions != WALL)
     goals = (flat == GOAL).argmax(axis=1)
     from_start = distances(open_cells, (flat == START).argmax(axis=1), cols)
-    length = from_start.reshape(flat.shape)[np.arange(len(flat)), goals].astype(np.int64)
+    lengths = from_start.reshape(flat.shape)[np.arange(len(flat)), goals].astype(np.int64)
     from_goal = distances(open_cells, goals, cols)
-    between = (from_start + from_goal == length[:, None, None]) & (from_start >= 0) & (from_goal >= 0)
-    return length, between.sum(axis=(1, 2))
+    length = lengths[:, None, None]
+    between = (from_start >= 0) & (from_goal >= 0) & (from_start + from_goal == length)
+    searched = (from_start >= 0) & (from_start < length)
+    return Ways(lengths, between.sum(axis=(1, 2)), searched.sum(axis=(1, 2)))
 
 
 def are_optimal(questions: Tokens, answers: Tokens, optimum: Ints) -> Flags:
@@ -162,7 +171,7 @@ def wrong_with_maze(question: Tokens) -> str:
         count = int((question == token).sum())
         if count != 1:
             return f"has {count} cells {_name(token)}, not one"
-    return "" if shortest(question[None])[0][0] >= 0 else "has no way from S to G"
+    return "" if shortest(question[None]).lengths[0] >= 0 else "has no way from S to G"
 
 
 def wrong_with_answer(question: Tokens, answer: Tokens) -> str:
@@ -173,8 +182,8 @@ def wrong_with_answer(question: Tokens, answer: Tokens) -> str:
     odd = (question == OPEN) & (answer != OPEN) & (answer != PATH)
     if odd.any():
         return f"has {_place(answer, odd)}, where the maze is open"
-    marked, optimum = int((answer == PATH).sum()), int(shortest(question[None])[0][0])
-    length = int(shortest(np.where(answer == OPEN, WALL, answer).astype(np.uint8)[None])[0][0])
+    marked, optimum = int((answer == PATH).sum()), int(shortest(question[None]).lengths[0])
+    length = int(shortest(np.where(answer == OPEN, WALL, answer).astype(np.uint8)[None]).lengths[0])
     if length < 0:
         return "its path does not lead from S to G"
     if length > optimum:

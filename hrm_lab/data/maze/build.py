@@ -69,8 +69,8 @@ def _refuse_shared(train: Mazes, test: Mazes) -> None:
 
 def _unique(mazes: Mazes) -> int:
     """How many have one shortest path only."""
-    lengths, cells = board.shortest(mazes.questions)
-    return int((cells == lengths + 1).sum())
+    ways = board.shortest(mazes.questions)
+    return int((ways.cells == ways.lengths + 1).sum())
 
 
 def _split(mazes: Mazes) -> Split:

@@ -37,7 +37,10 @@ class _Found:
 
 
 def generate(config: MazeDataConfig, progress: Progress | None = None) -> tuple[Mazes, Mazes]:
-    """Training and test mazes, no two of them alike up to turning and mirroring, rated by the length of their path.
+    """Training and test mazes, no two of them alike up to turning and mirroring.
+
+    A maze is rated by how many cells a breadth-first search looks at before it gets to the goal: that tells better
+    than the length of the path, which is nearly the same for all, which mazes a model fails on.
 
     Args:
         config: `num_train` and `num_test` must be numbers.
@@ -65,7 +68,7 @@ def generate(config: MazeDataConfig, progress: Progress | None = None) -> tuple[
 
 def _stacked(mazes: list[_Found]) -> Mazes:
     questions, answers = np.stack([maze.question for maze in mazes]), np.stack([maze.answer for maze in mazes])
-    return Mazes(questions, answers, board.shortest(questions)[0])
+    return Mazes(questions, answers, board.shortest(questions).searched)
 
 
 def _unlike(known: set[bytes], config: MazeDataConfig, split: int, number: np.intp, found: _Found) -> _Found:
