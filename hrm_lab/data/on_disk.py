@@ -29,7 +29,10 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, EOFError, OverflowError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"is cut off or no array: {str(error).strip().partition(chr(10))[0]}") from error
+        reason = str(error).strip().partition("\n")[0]
+        if "pickle" in reason or "Python objects" in reason:  # numpy's own words say how to run them
+            reason = "it holds Python objects, which are never loaded"
+        raise ValueError(f"is cut off or no array: {reason}") from error
     if not isinstance(array, np.memmap):
         raise ValueError("is no array")
     expected, size = array.offset + array.nbytes, path.stat().st_size

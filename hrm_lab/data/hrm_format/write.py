@@ -92,17 +92,13 @@ def write_hrm_folder(folder: Path, source: Source, progress: Progress | None = N
             raise _is_there(folder) from None
         raise DataError(
             f"{folder}: cannot be written: {error.strerror}\n"
-            f"  way out: {_size(total, dataset.info.seq_len)} are needed; make room, or take another --out FOLDER"
+            f"  way out: --out FOLDER where {total * dataset.info.seq_len * 2 / 1e6:,.1f} MB can be written"
         ) from error
     return total
 
 
 def _is_there(folder: Path) -> DataError:
     return DataError(f"{folder}: is there already\n  way out: delete it, or take another --out FOLDER")
-
-
-def _size(pairs: int, seq_len: int) -> str:
-    return f"{pairs * seq_len * 2 / 1e6:,.0f} MB"
 
 
 def _num_examples(puzzles: Puzzles) -> int:
