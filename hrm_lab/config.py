@@ -93,6 +93,7 @@ class DataConfig:
     )
 
     eval_metrics: ClassVar[tuple[str, ...]] = ()  # the task's own, beside EVAL_METRICS
+    not_built_in: ClassVar[tuple[str, ...]] = ("num_augmentations",)  # settings that the stored bytes do not depend on
 
     def check(self) -> None:
         """Refuse combinations that cannot be built; ranges and choices are checked already.
@@ -103,6 +104,14 @@ class DataConfig:
 
     def files(self) -> dict[str, str | None]:
         """Paths by setting, whose content (not name) is part of what the dataset is."""
+        return {}
+
+    def found_facts(self) -> dict[str, Any]:
+        """What decides the dataset's bytes besides settings and files, as it is found here: versions, folders.
+
+        Raises:
+            DataError: when it cannot be found.
+        """
         return {}
 
     def num_train_groups(self) -> int | None:

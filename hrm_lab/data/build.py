@@ -23,11 +23,10 @@ from hrm_lab.data.tasks import find_task
 from hrm_lab.errors import DataError
 
 _KEY_DIGITS = 12
-_NOT_BUILT_IN = ("num_augmentations",)  # variants are computed where they are used
 
 
 def build_key(config: DataConfig) -> str:
-    """12 hex digits over all that decides the dataset's bytes: settings, format version, the CSV files' content.
+    """12 hex digits over all that decides the dataset's bytes: settings, format version, the files' content.
 
     Raises:
         DataError: when a CSV file cannot be read.
@@ -39,9 +38,9 @@ def build_key(config: DataConfig) -> str:
 def build_facts(config: DataConfig) -> dict[str, Any]:
     """What `build_key` hashes; also written to dataset.json."""
     facts: dict[str, Any] = {
-        key: value for key, value, meta in settings(config) if meta.identity and key not in _NOT_BUILT_IN
+        key: value for key, value, meta in settings(config) if meta.identity and key not in config.not_built_in
     }
-    facts["format_version"] = FORMAT_VERSION
+    facts |= config.found_facts() | {"format_version": FORMAT_VERSION}
     for key, path in config.files().items():
         facts[f"{key}_sha256"] = _file_hash(f"data.{key}", path)
     return facts

@@ -152,13 +152,14 @@ def exploration_draws(
 
 
 def evaluation_rows(puzzles: Puzzles, groups: Ints | None = None) -> Rows:
-    """Every example of a test split in every variant, puzzle by puzzle; of some groups only, where they are given."""
+    """Every example of a test split (of some groups only, where they are given), then all of them in each variant."""
     split = puzzles.split
     chosen = np.arange(split.num_groups) if groups is None else groups
     numbers = _ranges(puzzles.first_of_group[chosen], puzzles.first_of_group[chosen + 1])
     stored, _ = puzzles.stored(numbers)
     sizes = puzzles.sizes[stored]
-    return puzzles.rows(np.repeat(numbers, sizes), _ranges(np.zeros_like(sizes), sizes))
+    rows = puzzles.rows(np.repeat(numbers, sizes), _ranges(np.zeros_like(sizes), sizes))
+    return rows.take(np.argsort(rows.variants, kind="stable"))
 
 
 def _ranges(begins: Ints, ends: Ints) -> Ints:
