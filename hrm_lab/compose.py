@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from hrm_lab import config as schema
-from hrm_lab.config import Config, task_names, task_settings
+from hrm_lab.config import Config, DataConfig, task_names, task_settings
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.validation import validate
@@ -35,7 +35,7 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 def register() -> None:
     """Put the schema where the YAML files of conf/ find it."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    store.store(name="schema", node=Config(data=DataConfig()))  # which the settings of any task may replace
     for task in task_names():
         store.store(group="data", name=f"{task}_task", node=task_settings(task))
 
