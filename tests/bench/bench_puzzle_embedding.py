@@ -71,8 +71,10 @@ def measure(rows: int, batch: int, device: str) -> dict[str, tuple[float, str]]:
     found["peak until then"] = (host_peak() - before, "GB")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoints = Checkpoints(folder, TrainingConfig(), ranks, lambda: None)
+        checkpoints = Checkpoints(folder, TrainingConfig(keep_checkpoints=1), ranks, lambda: None)
         state = {"model": model.state_dict()}
+        checkpoints.save(0, 0, {"model": {"H_init": state["model"]["H_init"]}}, lambda: None)  # loads what it needs
+        checkpoints.wait()
         found["checkpoint: training stands still"] = (timed(lambda: checkpoints.save(1, 1, state, lambda: None)), "ms")
         found["checkpoint: until it is written"] = (timed(checkpoints.wait), "s")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -26,6 +26,11 @@ from hrm_lab.data.sampler import Puzzles, evaluation_rows
 from hrm_lab.data.task import Answering, Judged
 from hrm_lab.data.tasks.arc import TASK, ArcDataConfig
 from hrm_lab.errors import ConfigError, DataError
+from hrm_lab.model.hrm import HRM
+from hrm_lab.training.batches import Batches
+from hrm_lab.training.distributed import Ranks
+from hrm_lab.training.evaluation import evaluate
+from tests.small import small_config
 
 Grid = np.ndarray[Any, Any]
 SIDE = 6
@@ -254,6 +259,17 @@ def test_the_vote_is_the_plain_one_on_any_number_of_processes(
     ]
     assert len(solved) == len(tasks)
     assert np.mean(solved) == alone["pass_at_2"]
+
+
+def test_an_evaluation_lets_all_variants_vote_and_keeps_the_answers(dataset: Dataset, folder: Path) -> None:
+    config = small(folder, eval_augmentations=5)
+    batches = Batches(dataset, Ranks(torch.device("cpu")), config, seed=0)
+    model = HRM(small_config(folder).model, 12, 64, batches.num_puzzle_identifiers, torch.Generator().manual_seed(0))
+    found = evaluate(model, batches, 7, shown_puzzles=4)
+    assert {f"eval/{name}" for name in config.eval_metrics} <= set(found.metrics)
+    assert found.arrays["answer_votes"].sum() == 6 * len(dataset.test["all"])
+    assert found.arrays["puzzles"].sum() == 6 * len(dataset.test["all"])
+    np.testing.assert_array_equal(found.arrays["inputs"], dataset.test["all"].inputs[:4])  # as they are, and not turned
 
 
 # --------------------------------------------------------------------------------------------- files
