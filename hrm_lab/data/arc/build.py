@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from hrm_lab.data.arc.canvas import FIRST_COLOUR, NUM_COLOURS, PAD, encode_grid
+from hrm_lab.data.arc.canvas import encode_grid
 from hrm_lab.data.arc.files import Pair, Sets, from_concepts, from_folder, from_package
 from hrm_lab.data.arc.variants import cell_sums
-from hrm_lab.data.format import DatasetInfo, Split
+from hrm_lab.data.format import Split
 from hrm_lab.data.task import Built, Progress
-from hrm_lab.data.tasks.arc import ArcDataConfig
+from hrm_lab.data.tasks.arc import TEST_SET, ArcDataConfig, describe
 from hrm_lab.errors import DataError
 
 log = logging.getLogger(__name__)
-TEST_SET = "all"  # the published datasets call their only test set so
 
 
 def build(config: ArcDataConfig, progress: Progress | None = None) -> Built:
@@ -39,21 +39,9 @@ def build(config: ArcDataConfig, progress: Progress | None = None) -> Built:
     to_ask = [task.test for task in evaluation]
     train_tasks, test_tasks = np.arange(len(to_learn)), np.arange(len(training), len(tasks))
     own_rows = np.where(test_tasks < len(to_learn), test_tasks + 1, 0)
-    info = DatasetInfo(
-        task="arc",
-        name=config.name,
-        vocab_size=FIRST_COLOUR + NUM_COLOURS,
-        seq_len=config.canvas_side**2,
-        pad_id=PAD,
-        ignore_label_id=PAD,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=1 + len(to_learn),
-        grid_shape=(config.canvas_side, config.canvas_side),
-        test_sets=(TEST_SET,),
-    )
     sizes = [len(task.train) + len(task.test) for task in tasks]
     built = Built(
-        info,
+        dataclasses.replace(describe(config), num_puzzle_identifiers=1 + len(to_learn)),
         _split(to_learn, train_tasks + 1, config.canvas_side),
         {TEST_SET: _split(to_ask, own_rows, config.canvas_side)},
         {

@@ -14,6 +14,7 @@ from hrm_lab.errors import DataError, require
 # Hydra's structured configs resolve annotations at run time and know `Optional[int]`, not `int | None`.
 # ruff: noqa: UP045
 
+TEST_SET = "all"  # the published datasets call their only test set so
 PASS_AT = (1, 2, 10)
 COLOURS = ("#000000", "#0074d9", "#ff4136", "#2ecc40", "#ffdc00", "#aaaaaa", "#f012be", "#ff851b", "#7fdbff", "#870c25")
 
@@ -88,6 +89,24 @@ class ArcDataConfig(DataConfig):
     def num_test_variants(self) -> int:
         """Those that vote."""
         return 1 + (self.num_augmentations if self.eval_augmentations is None else self.eval_augmentations)
+
+
+def describe(config: ArcDataConfig) -> DatasetInfo:
+    """What a dataset of these settings says of itself, but for the number of its tasks."""
+    from hrm_lab.data.arc.canvas import FIRST_COLOUR, NUM_COLOURS, PAD
+
+    return DatasetInfo(
+        task="arc",
+        name=config.name,
+        vocab_size=FIRST_COLOUR + NUM_COLOURS,
+        seq_len=config.canvas_side**2,
+        pad_id=PAD,
+        ignore_label_id=PAD,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=1,
+        grid_shape=(config.canvas_side, config.canvas_side),
+        test_sets=(TEST_SET,),
+    )
 
 
 def appearance(info: DatasetInfo) -> Appearance:
