@@ -11,8 +11,7 @@ import pytest
 
 from hrm_lab import config as schema
 from hrm_lab.compose import CONF, compose_config
-from hrm_lab.config import Config
-from hrm_lab.data.tasks.sudoku import SudokuDataConfig
+from hrm_lab.config import Config, task_settings
 from hrm_lab.errors import ConfigError, UserError
 
 CSV = ["data.train_csv=train.csv", "data.test_csv=test.csv"]
@@ -28,7 +27,8 @@ EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 def test_every_group_choice_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     extra = CSV if choice == "data=sudoku_extreme" else []
-    assert isinstance(compose_config([choice, *extra]).data, SudokuDataConfig)
+    data = compose_config([choice, *extra]).data
+    assert type(data) is task_settings(data.task)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -47,6 +47,19 @@ def test_recipes_are_the_published_ones() -> None:
         assert (training.epochs, training.eval_interval) == (20000, 2000)
         assert (model.halt_max_steps, model.halt_exploration_prob, model.hidden_size) == (16, 0.1, 512)
         assert (config.data.num_augmentations, config.data.num_train) == (1000, 1000)
+    for name in ("arc1", "arc2"):
+        config = compose_config([f"+experiment={name}"])
+        optim, training, model = config.optim, config.training, config.model
+        assert (training.global_batch_size, training.epochs, training.eval_interval) == (768, 100000, 10000)
+        assert (optim.lr, optim.puzzle_emb_lr) == (1e-4, 1e-2)
+        assert (optim.weight_decay, optim.puzzle_emb_weight_decay) == (0.1, 0.1)
+        assert (optim.beta1, optim.beta2, optim.lr_warmup_steps, optim.lr_min_ratio) == (0.9, 0.95, 2000, 1.0)
+        assert (model.halt_max_steps, model.halt_exploration_prob, model.hidden_size) == (16, 0.1, 512)
+        assert (config.data.canvas_side, config.data.num_augmentations, config.data.num_test_variants()) == (
+            30,
+            1000,
+            1001,
+        )
 
 
 BAD = [
