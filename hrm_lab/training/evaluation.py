@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hrm_lab.data.task import Answering, Appearance, Judged, Rows, Scorer
-from hrm_lab.model.act import Batch
+from hrm_lab.model.act import IGNORE_LABEL_ID, Batch
 from hrm_lab.model.hrm import HRM
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, eval_metrics, eval_sums
 from hrm_lab.training.batches import Batches
@@ -117,12 +117,13 @@ def _add(scorer: Scorer, rows: Rows, batch: Batch, thoughts: Thoughts) -> None:
 
 
 def _boards(rows: Rows, batch: Batch, thoughts: Thoughts, count: int) -> Arrays:
-    """The first puzzles of a batch, and what was said of them."""
+    """The first puzzles of a batch, and what was said of them where it counts: other cells are padding."""
     count = min(count, int((rows.examples >= 0).sum()))
+    unsupervised = (batch.labels[:count] == IGNORE_LABEL_ID)[:, None]
     return {
         "inputs": batch.inputs[:count].to(torch.uint8).cpu().numpy(),
         "labels": batch.labels[:count].clamp_min(0).to(torch.uint8).cpu().numpy(),
-        "predictions": thoughts.tokens[:count].cpu().numpy(),
+        "predictions": thoughts.tokens[:count].masked_fill(unsupervised, 0).cpu().numpy(),
         "q_halt": thoughts.q_halt[:count].sigmoid().cpu().numpy(),
     }
 
