@@ -93,6 +93,7 @@ class DataConfig:
     )
 
     eval_metrics: ClassVar[tuple[str, ...]] = ()  # the task's own, beside EVAL_METRICS
+    not_built_in: ClassVar[tuple[str, ...]] = ("num_augmentations",)  # settings that the stored bytes do not depend on
 
     def check(self) -> None:
         """Refuse combinations that cannot be built; ranges and choices are checked already.

@@ -28,7 +28,7 @@ def test_every_group_choice_composes(choice: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     needed = {"data=sudoku_extreme": CSV, "data=hrm_folder": ["data.folder=written"]}
     data = compose_config([choice, *needed.get(choice, [])]).data
-    assert isinstance(data, schema.task_settings(data.task))
+    assert type(data) is schema.task_settings(data.task)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -47,6 +47,19 @@ def test_recipes_are_the_published_ones() -> None:
         assert (training.epochs, training.eval_interval) == (20000, 2000)
         assert (model.halt_max_steps, model.halt_exploration_prob, model.hidden_size) == (16, 0.1, 512)
         assert (config.data.num_augmentations, config.data.num_train) == (1000, 1000)
+    for name in ("arc1", "arc2"):
+        config = compose_config([f"+experiment={name}"])
+        optim, training, model = config.optim, config.training, config.model
+        assert (training.global_batch_size, training.epochs, training.eval_interval) == (768, 100000, 10000)
+        assert (optim.lr, optim.puzzle_emb_lr) == (1e-4, 1e-2)
+        assert (optim.weight_decay, optim.puzzle_emb_weight_decay) == (0.1, 0.1)
+        assert (optim.beta1, optim.beta2, optim.lr_warmup_steps, optim.lr_min_ratio) == (0.9, 0.95, 2000, 1.0)
+        assert (model.halt_max_steps, model.halt_exploration_prob, model.hidden_size) == (16, 0.1, 512)
+        assert (config.data.canvas_side, config.data.num_augmentations, config.data.num_test_variants()) == (
+            30,
+            1000,
+            1001,
+        )
 
 
 BAD = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -57,4 +58,4 @@ def best_index(values: Sequence[float], mode: str) -> int | None:
 
 
 def _is_share(metric: str) -> bool:
-    return metric.endswith("accuracy")
+    return re.search(r"(accuracy|pass_at_\d+(_mean)?)$", metric) is not None

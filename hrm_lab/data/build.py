@@ -24,7 +24,6 @@ from hrm_lab.errors import DataError
 from hrm_lab.files import open_regular, partial_prefix
 
 _KEY_DIGITS = 12
-_NOT_BUILT_IN = ("num_augmentations",)  # variants are computed where they are used
 
 
 def build_key(config: DataConfig) -> str:
@@ -40,7 +39,7 @@ def build_key(config: DataConfig) -> str:
 def build_facts(config: DataConfig) -> dict[str, Any]:
     """What `build_key` hashes; also written to dataset.json."""
     facts: dict[str, Any] = {
-        key: value for key, value, meta in settings(config) if meta.identity and key not in _NOT_BUILT_IN
+        key: value for key, value, meta in settings(config) if meta.identity and key not in config.not_built_in
     }
     facts |= config.found_facts() | {"format_version": FORMAT_VERSION}
     for key, path in config.files().items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-_INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 
 
 def dihedral(grid: npt.NDArray[np.generic], tid: int) -> npt.NDArray[np.generic]:
@@ -31,7 +31,7 @@ def inverse_dihedral(grid: npt.NDArray[np.generic], tid: int) -> npt.NDArray[np.
     """Undo `dihedral(..., tid)`."""
     if not 0 <= tid <= 7:
         raise ValueError(f"dihedral id {tid}: not in 0..7")
-    return dihedral(grid, _INVERSE[tid])
+    return dihedral(grid, INVERSE[tid])
 
 
 def keeping_shape(rows: int, cols: int) -> tuple[int, ...]:

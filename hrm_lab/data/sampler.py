@@ -115,28 +115,30 @@ class Sampler:
 
     def _compute_walk(self, iteration: int) -> _Walk:
         generator = np.random.Generator(np.random.Philox(seed=self.seed + iteration + 1))
-        numbers, begins = np.zeros(0, np.int64), [0]
+        numbers, filled, begins = np.zeros(0, np.int64), np.zeros(0, np.int64), [0]
         while len(begins) <= self.steps_per_iteration:
-            numbers = np.concatenate([numbers, self._visit_groups(generator)])
-            stored, _ = self.puzzles.stored(numbers)
-            filled = np.cumsum(self.puzzles.sizes[stored])
+            more, sizes = self._visit_groups(generator)
+            numbers = np.concatenate([numbers, more])
+            filled = np.concatenate([filled, filled[-1:].sum() + np.cumsum(sizes)])  # rows up to and with each
             while len(begins) <= self.steps_per_iteration:
                 before = int(filled[begins[-1] - 1]) if begins[-1] else 0
                 last = int(np.searchsorted(filled, before + self.global_batch_size))
                 if last == len(filled):
                     break
                 begins.append(last + 1)
-        return _Walk(numbers, np.array(begins))
+        return _Walk(numbers[: begins[-1]].copy(), np.array(begins))
 
-    def _visit_groups(self, generator: np.random.Generator) -> Ints:
-        """An iteration's permutations of the groups, and one puzzle drawn of each."""
+    def _visit_groups(self, generator: np.random.Generator) -> tuple[Ints, Ints]:
+        """An iteration's permutations of the groups, one puzzle drawn of each, and how many examples it has."""
         groups = np.concatenate([generator.permutation(self.num_groups) for _ in range(self.epochs_per_iteration)])
         first = self.puzzles.first_of_group
         sizes = np.diff(first)
         # One bound for all where there is one: so numpy draws what the published loader draws one by one.
         bounds = int(sizes[0]) if (sizes == sizes[0]).all() else sizes[groups]
         drawn: Ints = first[groups] + generator.integers(0, bounds, size=len(groups))
-        return drawn
+        # Millions of them at once, so they are looked up only where a group has several puzzles.
+        stored = groups if len(self.puzzles.sizes) == self.num_groups else self.puzzles.stored(drawn)[0]
+        return drawn, self.puzzles.sizes[stored]
 
 
 def exploration_draws(
@@ -152,13 +154,14 @@ def exploration_draws(
 
 
 def evaluation_rows(puzzles: Puzzles, groups: Ints | None = None) -> Rows:
-    """Every example of a test split in every variant, puzzle by puzzle; of some groups only, where they are given."""
+    """Every example of a test split (of some groups only, where they are given), then all of them in each variant."""
     split = puzzles.split
     chosen = np.arange(split.num_groups) if groups is None else groups
     numbers = _ranges(puzzles.first_of_group[chosen], puzzles.first_of_group[chosen + 1])
     stored, _ = puzzles.stored(numbers)
     sizes = puzzles.sizes[stored]
-    return puzzles.rows(np.repeat(numbers, sizes), _ranges(np.zeros_like(sizes), sizes))
+    rows = puzzles.rows(np.repeat(numbers, sizes), _ranges(np.zeros_like(sizes), sizes))
+    return rows.take(np.argsort(rows.variants, kind="stable"))
 
 
 def _ranges(begins: Ints, ends: Ints) -> Ints:

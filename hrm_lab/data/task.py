@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,8 @@ class Symmetries(Protocol):
     def identifiers(self, rows: Rows) -> npt.NDArray[np.int32]:
         """(B,) rows of the puzzle embedding."""
 
-    def apply(self, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The variants of stored pairs (B, S) uint8, both of a pair alike, on whatever device they lie."""
+    def apply(self, split: Split, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The variants of a split's stored pairs (B, S) uint8, both of a pair alike, on whatever device they lie."""
 
 
 class Judged(NamedTuple):
@@ -75,6 +75,14 @@ class Scorer(Protocol):
 
     def metrics(self, collected: Sequence[Any]) -> dict[str, float]:
         """Values by name (`DataConfig.eval_metrics`), from what all processes have collected, in rank order."""
+
+
+@runtime_checkable
+class Answering(Scorer, Protocol):
+    """A scorer that keeps what was answered, too."""
+
+    def arrays(self, collected: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
+        """The answers by name, kept with the arrays of an evaluation; from what all processes have collected."""
 
 
 @dataclass(frozen=True)

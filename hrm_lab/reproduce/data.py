@@ -15,11 +15,8 @@ from hrm_lab.reproduce.logged import unknown_keys
 from hrm_lab.tracking.logged import Logged
 
 log = logging.getLogger("hrm_lab")
-FILES = (
-    "data.train_csv",
-    "data.test_csv",
-    "data.folder",
-)  # where a file lies here is no other recipe: its content is checked
+# Where a file lies here is no other recipe: its content is checked.
+FILES = ("data.train_csv", "data.test_csv", "data.folder", "data.concept_folder")
 
 
 def check_data(logged: Logged, code: Code, folder: Path, settings: Sequence[str]) -> None:

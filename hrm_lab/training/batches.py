@@ -102,7 +102,7 @@ class Batches:
         """Inputs and labels (B, S) uint8 of rows, in their variants, on the device."""
         inputs, labels = self._stored(split, rows.examples)
         if self.symmetries is not None and rows.variants.any():
-            inputs, labels = self.symmetries.apply(rows, inputs, labels)
+            inputs, labels = self.symmetries.apply(split, rows, inputs, labels)
         return inputs, labels
 
     def _batch(self, split: Split, rows: Rows, padding: NDArray[np.bool_] | None = None) -> Batch:

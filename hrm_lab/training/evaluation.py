@@ -13,6 +13,8 @@ ratings (depth.py), K = shown puzzles, S = cells:
                                 is to be right by its own word
     grid_shape, box_shape       (2,) rows and columns of a board; of its boxes, where it has boxes
     glyphs, fills               (V,) str: the character and the colour (or "") of each token
+
+and what a task's scorer answers (`task.Answering`).
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrm_lab.data.task import Appearance, Judged, Rows, Scorer
-from hrm_lab.model.act import Batch
+from hrm_lab.data.task import Answering, Appearance, Judged, Rows, Scorer
+from hrm_lab.model.act import IGNORE_LABEL_ID, Batch
 from hrm_lab.model.hrm import HRM
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, eval_metrics, eval_sums
 from hrm_lab.training.batches import Batches
@@ -66,6 +68,7 @@ def evaluate(
     buckets = Buckets(batches.dataset.test.values())
     depth = DepthSums(len(buckets), steps, ranks.device)
     per_set, own, shown = {}, {}, None
+    answered: Arrays = {}
     for name, split in batches.dataset.test.items():
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
         scorer = batches.scorer(split)
@@ -80,14 +83,17 @@ def evaluate(
             after_batch()
         per_set[name] = sums
         if scorer is not None:
-            own[name] = scorer.metrics(ranks.gather_objects(scorer.collected()))
+            collected = ranks.gather_objects(scorer.collected())
+            own[name] = scorer.metrics(collected)
+            if ranks.is_main and isinstance(scorer, Answering):
+                answered |= scorer.arrays(collected)
     ranks.sum_([*per_set.values(), depth.sums])
     model.train()
     values = {f"eval/{key}": value for key, value in _over_all(per_set, own).items()}
     if len(per_set) > 1:
         for name, sums in per_set.items():
             values |= {f"eval/{name}/{key}": value for key, value in (eval_metrics(sums) | own.get(name, {})).items()}
-    arrays: Arrays = {**depth.summary(), "rating_low": buckets.low, "rating_high": buckets.high}
+    arrays: Arrays = {**depth.summary(), "rating_low": buckets.low, "rating_high": buckets.high, **answered}
     if ranks.is_main and shown is not None:
         info = batches.dataset.info
         arrays |= shown | {"grid_shape": np.array(info.grid_shape)} | shown_as(batches.task.appearance(info))
@@ -111,12 +117,13 @@ def _add(scorer: Scorer, rows: Rows, batch: Batch, thoughts: Thoughts) -> None:
 
 
 def _boards(rows: Rows, batch: Batch, thoughts: Thoughts, count: int) -> Arrays:
-    """The first puzzles of a batch, and what was said of them."""
+    """The first puzzles of a batch, and what was said of them where it counts: other cells are padding."""
     count = min(count, int((rows.examples >= 0).sum()))
+    unsupervised = (batch.labels[:count] == IGNORE_LABEL_ID)[:, None]
     return {
         "inputs": batch.inputs[:count].to(torch.uint8).cpu().numpy(),
         "labels": batch.labels[:count].clamp_min(0).to(torch.uint8).cpu().numpy(),
-        "predictions": thoughts.tokens[:count].cpu().numpy(),
+        "predictions": thoughts.tokens[:count].masked_fill(unsupervised, 0).cpu().numpy(),
         "q_halt": thoughts.q_halt[:count].sigmoid().cpu().numpy(),
     }
 

@@ -51,12 +51,21 @@ def decode_canvas(
         (h, w) uint8 colours 0..9; (0, 0) when there is no colour in the corner.
     """
     canvas = np.asarray(seq).reshape(rows, cols)[top:, left:]
-    is_colour = (canvas >= FIRST_COLOUR) & (canvas < FIRST_COLOUR + NUM_COLOURS)
+    height, width = grid_extents(canvas[None])[0]
+    return (canvas[:height, :width] - FIRST_COLOUR).astype(np.uint8)
+
+
+def grid_extents(canvases: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    """(B, 2) height and width of the largest rectangle of colours in the corner of canvases (B, rows, cols).
+
+    Of two equally large the flatter one; (0, 0) where no colour is in the corner.
+    """
+    is_colour = (canvases >= FIRST_COLOUR) & (canvases < FIRST_COLOUR + NUM_COLOURS)  # type: ignore[operator]
     # A row's run of colours from the left edge; no rectangle is wider than the shortest of its rows.
-    runs = np.where(is_colour.all(axis=1), canvas.shape[1], is_colour.argmin(axis=1))
-    widths = np.minimum.accumulate(runs)
-    areas = widths * np.arange(1, len(widths) + 1)
-    best = int(areas.argmax())
-    if areas[best] == 0:
-        return np.zeros((0, 0), np.uint8)
-    return (canvas[: best + 1, : widths[best]] - FIRST_COLOUR).astype(np.uint8)
+    runs = np.where(is_colour.all(axis=2), canvases.shape[2], is_colour.argmin(axis=2))
+    widths = np.minimum.accumulate(runs, axis=1)
+    areas = widths * np.arange(1, canvases.shape[1] + 1)
+    best = areas.argmax(axis=1)
+    each = np.arange(len(canvases))
+    height = np.where(areas[each, best] > 0, best + 1, 0)
+    return np.stack((height, widths[each, best]), axis=1)

@@ -117,7 +117,7 @@ class SudokuSymmetries:
         """All variants share their puzzle's."""
         return rows.identifiers
 
-    def apply(self, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, split: Split, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `apply_sudoku`."""
         draws = sudoku_draws(self.seed, rows.puzzles, rows.variants, self.box_rows, self.box_cols)
         return apply_sudoku(inputs, labels, draws)
