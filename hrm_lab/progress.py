@@ -15,7 +15,7 @@ from hrm_lab.training.protocols import Viewer
 
 log = logging.getLogger(__name__)
 SHOWN = ("train/lm_loss", "train/exact_accuracy", "train/steps", "eval/exact_accuracy", "eval/accuracy")
-SHOWN += (f"{FINAL}exact_accuracy", f"{FINAL_BEST}exact_accuracy")
+SHOWN_AT_LAST = (f"{FINAL}exact_accuracy", f"{FINAL_BEST}exact_accuracy")
 PLAIN_PAUSE = 10.0  # seconds between plain lines, apart from evaluations
 
 
@@ -98,4 +98,6 @@ class BarProgress:
 
 def summary(values: Mapping[str, float]) -> str:
     """The values that matter, short."""
-    return "  ".join(f"{key.replace('_accuracy', '')} {values[key]:.3g}" for key in SHOWN if key in values)
+    return "  ".join(
+        f"{key.replace('_accuracy', '')} {values[key]:.3g}" for key in (*SHOWN, *SHOWN_AT_LAST) if key in values
+    )

@@ -19,10 +19,11 @@ Arrays = Mapping[str, NDArray[Any]]  # of one evaluation; training/evaluation.py
 Tokens = NDArray[np.uint8]
 
 MOST_COLUMNS = 8  # boards beside each other
+UNKNOWN = 255  # in labels: nobody can say what would be right, so nothing is wrong
 CELL_IN, LEAST_IN = 0.2, 1.35  # inches of a cell, and of a board at least: its caption needs room
 
 
-def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
+def draw_boards(arrays: Arrays, path: Path, title: str = "", what: str = "Test puzzles") -> Path:
     """Draw the shown puzzles, a row for each and a column for each ACT step, or for some of them where they are many.
 
     Given cells are bold on grey, right ones plain, wrong ones framed; a dot marks a cell that was another in the column
@@ -33,7 +34,7 @@ def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
     board = Board(arrays)
     size = max(LEAST_IN, CELL_IN * max(board.rows, board.cols))
     figure = Figure((len(steps) * (size + 0.12), len(inputs) * (size + 0.35) + 0.9), dpi=DPI, layout="constrained")
-    figure.suptitle(", ".join(filter(None, ("Test puzzles after each ACT step", title))))
+    figure.suptitle(", ".join(filter(None, (f"{what} after each ACT step", title))))
     axes = figure.subplots(len(inputs), len(steps), squeeze=False)
     for puzzle, row in enumerate(axes):
         before = None
@@ -74,7 +75,11 @@ class Board:
         self._draw_lines(axis)
         for cell, token in enumerate(said.tolist()):
             top, left = divmod(cell, self.cols)
-            is_given, is_right = inputs[cell] == labels[cell], token == labels[cell]
+            is_known = labels[cell] != UNKNOWN
+            is_given, is_right = (
+                inputs[cell] == (labels if is_known else said)[cell],
+                token == labels[cell] or not is_known,
+            )
             fill = self.fills[token] if token < len(self.fills) else ""
             if fill or is_given:
                 axis.add_patch(Rectangle((left, top), 1, 1, facecolor=fill or GIVEN, zorder=0))
@@ -104,6 +109,8 @@ class Board:
 
 def _caption(said: Tokens, labels: Tokens, inputs: Tokens, sure: float) -> str:
     """How much is right of what was not given, and what the model thinks of it."""
+    if (labels == UNKNOWN).any():
+        return f"sure {sure:.0%}"
     asked = inputs != labels
     right = int((said == labels)[asked].sum())
     verdict = "solved" if bool((said == labels).all()) else f"{right} of {int(asked.sum())}"

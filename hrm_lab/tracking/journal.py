@@ -74,7 +74,10 @@ class Journal:
         self._file = FileIO(self.path, "ab")
 
     def _put_aside(self, lines: bytes, step: int, comes_again: bool) -> Measured:
-        """What will come again from a step on (an evaluation may follow the save); kept in a file, because the run may be killed before all of it has."""
+        """What will come again from a step on: an evaluation may follow the save of its step.
+
+        Kept in a file, because the run may be killed before all of it has.
+        """
         aside = self.path.with_suffix(".dropped.json")
         if not comes_again:
             aside.unlink(missing_ok=True)
