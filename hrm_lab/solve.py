@@ -41,8 +41,7 @@ class Solver:
         model = load_model(subject, self.info)
         ranks = connect(without_batch(subject.config.training))
         self.device, self.model = ranks.device, model.to(ranks.device).eval()
-        self.trained_steps = subject.config.model.halt_max_steps
-        self.steps = steps or self.trained_steps
+        self.steps = steps or subject.config.model.halt_max_steps
         self.sequences = sequences or batch_size(BATCH, self.info.seq_len, self.device.type == "cuda")
         self.identifier = self.info.blank_identifier_id if identifier is None else identifier
         rows = len(model.puzzle_emb.weights) if model.puzzle_emb is not None else 1

@@ -75,11 +75,8 @@ class Board:
         self._draw_lines(axis)
         for cell, token in enumerate(said.tolist()):
             top, left = divmod(cell, self.cols)
-            is_known = labels[cell] != UNKNOWN
-            is_given, is_right = (
-                inputs[cell] == (labels if is_known else said)[cell],
-                token == labels[cell] or not is_known,
-            )
+            meant = token if labels[cell] == UNKNOWN else labels[cell]
+            is_given, is_right = inputs[cell] == meant, token == meant
             fill = self.fills[token] if token < len(self.fills) else ""
             if fill or is_given:
                 axis.add_patch(Rectangle((left, top), 1, 1, facecolor=fill or GIVEN, zorder=0))

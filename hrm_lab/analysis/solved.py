@@ -18,6 +18,12 @@ from hrm_lab.data.task import Appearance, Tokens
 
 CHANGED = "bold reverse"  # a cell that was another after the step before
 DRAWN = 8  # puzzles of one picture
+KINDS = RIGHT, WRONG, UNTOLD, UNUSABLE = "right", "wrong", "that only a label could judge", "unusable"
+
+
+def kind(said: Solved) -> str:
+    """Of the answer, to be counted."""
+    return UNTOLD if said.problem is None else WRONG if said.problem else RIGHT
 
 
 def verdict(said: Solved) -> str:

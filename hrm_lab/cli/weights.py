@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -142,15 +143,15 @@ def _solve(
     solver = Solver(subject, steps, 1 if typed else batch_size, identifier)
     appearance, show = solver.task.appearance(solver.info), console()
     drawn: list[Solved] = []
-    right, wrong, unusable, unsure = 0, 0, 0, 0
+    tally: Counter[str] = Counter()
     for said in solver.solve(_questions(given, file)):
         if isinstance(said, Unusable):
-            unusable += 1
+            tally[solved.UNUSABLE] += 1
             say_error(f"{said.place}: {said.problem}")
             if as_json:
                 typer.echo(json.dumps({"place": said.place, "error": said.problem}))
             continue
-        right, wrong, unsure = right + (said.problem == ""), wrong + bool(said.problem), unsure + (said.problem is None)
+        tally[solved.kind(said)] += 1
         if png is not None and len(drawn) < solved.DRAWN:
             drawn.append(said)
         if as_json:
@@ -160,12 +161,13 @@ def _solve(
     if png is not None and drawn:
         png.parent.mkdir(parents=True, exist_ok=True)
         typer.echo(str(solved.draw(drawn, appearance, solver.info, png)), err=True)
-    count = right + wrong + unsure
-    kinds = {"right": right, "wrong": wrong, "that only a label could judge": unsure, "unusable": unusable}
-    told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items() if number) or "no puzzles"
+    count = tally.total() - tally[solved.UNUSABLE]
+    told = ", ".join(f"{tally[kind]:,} {kind}" for kind in solved.KINDS if tally[kind]) or "no puzzles"
     pace = f"; {count / solver.seconds:,.0f} puzzles/s" if count else ""
     typer.echo(f"{told}; {solver.steps} ACT steps, batches of {solver.sequences} on {solver.device}{pace}", err=True)
-    return UNUSABLE if unusable or not count else WRONG if wrong else 0
+    if tally[solved.UNUSABLE] or not count:
+        return UNUSABLE
+    return WRONG if tally[solved.WRONG] else 0
 
 
 def _questions(given: Sequence[str], file: Path | None) -> Iterator[Question | Unusable]:
