@@ -15,7 +15,7 @@ export SLURM_CONF := $(wildcard $(DEV_CLUSTER))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry decisions simulate-stopping sweeps sync compare report diff evaluate export reproduce ui \
+.PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry decisions simulate-stopping sweeps sync compare report diff evaluate solve export reproduce ui \
 	server server-up server-down config data test test-slurm check format cluster-up cluster-down clean
 
 help:  ## list the targets
@@ -90,13 +90,17 @@ reproduce: $(STAMP)  ## do a logged run again and compare: make reproduce RUN=ID
 	@test -n "$(RUN)" || { echo "error: which run? way out: make reproduce RUN=ID, SIGNATURE or NAME; make ui shows them"; exit 2; }
 	@$(BIN)/hrm-lab reproduce "$(RUN)" $(ARGS) --outputs "$(OUTPUTS)"
 
-evaluate: $(STAMP)  ## judge weights on the test data: make evaluate WEIGHTS=outputs/runs/SIGNATURE (or a FILE, with ARGS)
-	@test -n "$(WEIGHTS)" || { echo "error: which weights? way out: make evaluate WEIGHTS=a run's folder, or a file"; exit 1; }
-	@$(BIN)/hrm-lab evaluate "$(WEIGHTS)" $(ARGS)
+evaluate: $(STAMP)  ## judge weights on whole test sets: make evaluate WEIGHTS=SIGNATURE (or a FILE, with ARGS)
+	@test -n "$(WEIGHTS)" || { echo "error: which weights? way out: make evaluate WEIGHTS=a run, or a file"; exit 1; }
+	@$(BIN)/hrm-lab evaluate "$(WEIGHTS)" $(ARGS) --outputs "$(OUTPUTS)"
+
+solve: $(STAMP)  ## solve puzzles step by step: make solve WEIGHTS=SIGNATURE PUZZLE=".2.3..." (or ARGS="--file FILE")
+	@test -n "$(WEIGHTS)" || { echo "error: which weights? way out: make solve WEIGHTS=a run, or a file"; exit 2; }
+	@$(BIN)/hrm-lab solve "$(WEIGHTS)" $(if $(PUZZLE),"$(PUZZLE)") $(ARGS) --outputs "$(OUTPUTS)"
 
 export: $(STAMP)  ## write weights for use elsewhere: make export WEIGHTS=outputs/runs/SIGNATURE TO=hrm.pt
-	@test -n "$(WEIGHTS)" -a -n "$(TO)" || { echo "error: from where to where? way out: make export WEIGHTS=FOLDER TO=FILE"; exit 1; }
-	@$(BIN)/hrm-lab export "$(WEIGHTS)" "$(TO)" $(ARGS)
+	@test -n "$(WEIGHTS)" -a -n "$(TO)" || { echo "error: from where to where? way out: make export WEIGHTS=RUN TO=FILE"; exit 1; }
+	@$(BIN)/hrm-lab export "$(WEIGHTS)" "$(TO)" $(ARGS) --outputs "$(OUTPUTS)"
 
 ui: $(STAMP)  ## open the MLflow UI on this machine (PORT=5000)
 	@$(BIN)/hrm-lab ui --outputs "$(OUTPUTS)" --port $(PORT)

@@ -22,7 +22,7 @@ from hrm_lab import config as schema
 from hrm_lab.config import Config, DataConfig, task_names, task_settings
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
-from hrm_lab.validation import validate
+from hrm_lab.validation import check_ranges, validate
 
 LAUNCHERS = (LocalLauncherConfig, SlurmLauncherConfig)
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
@@ -77,6 +77,26 @@ def slurm_profile(name: str, overrides: Sequence[str]) -> SlurmLauncherConfig:
     if launcher.get("_target_") != SlurmLauncherConfig._target_:
         raise ConfigError("hydra/launcher", name, "submits nothing to SLURM", "take slurm, or another file for SLURM")
     return SlurmLauncherConfig(**launcher)
+
+
+def other_data(data: DataConfig, overrides: Sequence[str]) -> DataConfig:
+    """The data settings that overrides `data=CHOICE` and `data.KEY=VALUE` make of others.
+
+    Raises:
+        UserError: naming the key, the value and the way out.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except PARSE_ERRORS as error:
+        raise explain(error, overrides) from error
+    if any(override.key_or_group == "data" for override in parsed):
+        values: Any = OmegaConf.to_container(_compose(overrides).data, resolve=True)
+    else:
+        values = schema.to_dict(data) | {override.key_or_group[5:]: override.value() for override in parsed}
+    other: DataConfig = schema.from_dict(values, DataConfig, "data.")
+    check_ranges(other, "data.")
+    other.check()
+    return other
 
 
 def _compose(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:

@@ -153,6 +153,13 @@ class TrainingConfig:
     eval_batch_size: Optional[int] = setting(
         None, "test sequences at once over all processes; null = global_batch_size", unit="sequences", low=1
     )
+    eval_puzzles: Optional[int] = setting(
+        None,
+        "test puzzles (groups of each set, the same for every seed) that evaluations on the way look at; the end of "
+        "the run is then judged once on all; null = all, always",
+        unit="puzzles",
+        low=1,
+    )
     eval_first: bool = setting(False, "evaluate before the first step too", identity=False)
     shown_puzzles: int = setting(
         4, "test puzzles that each evaluation shows step by step", unit="puzzles", low=0, identity=False
@@ -217,6 +224,8 @@ EVAL_METRICS = ("exact_accuracy", "accuracy", "q_halt_accuracy", "steps", "lm_lo
 TRAIN_METRICS = (*EVAL_METRICS, "q_continue_loss")
 TRAIN_MEAN = "train_mean/"  # the training's mean since the evaluation before, which `train/`, of a log window, is not
 TRAINED = f"{TRAIN_MEAN}exact_accuracy"
+# Whole test sets at the end, where training.eval_puzzles saw a part on the way: of the last weights, and of the best.
+FINAL, FINAL_BEST = "final/", "final_best/"
 
 PRUNERS = ("none", "asha", "median", "percentile")
 # Which of them read a setting: to the others it would say nothing, and yet be part of the signature.

@@ -1,131 +1,161 @@
-"""What the verbs `evaluate` and `export` do: a run's weights, or a file's from anywhere, judged or taken elsewhere."""
+"""What the verbs `evaluate` and `export` do: weights judged on whole test sets, or taken elsewhere."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import logging
+import sys
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hrm_lab.config import Config
+from hrm_lab.config import DataConfig
 from hrm_lab.data.build import ensure_dataset
-from hrm_lab.data.format import Dataset
+from hrm_lab.data.format import Dataset, DatasetInfo
+from hrm_lab.data.tasks import find_task
 from hrm_lab.errors import RunError
-from hrm_lab.run_folder import RunFolder
+from hrm_lab.subject import Subject, batch_size, data_info, load_model, without_batch
 
-# Torch takes seconds to import, so what is refused must not wait for it: it is imported where it is needed.
+if TYPE_CHECKING:
+    from hrm_lab.training.evaluation import Evaluation
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A file of weights, the config that it is evaluated with, and the run that it is from, if any."""
-
-    weights: Path
-    config: Config
-    run: RunFolder | None = None
+Progress = Callable[[int, int], None]
+SHOWN_PUZZLES = 8  # whose boards are kept, for a picture
+SHAPE = ("vocab_size", "seq_len", "grid_shape")  # what weights are trained for
 
 
-def weights_file(place: Path, last: bool = False) -> Path:
-    """The file itself, or in a run's folder the weights of its best evaluation.
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What came of it, and on what: metrics and arrays as in training/evaluation.py."""
+
+    evaluation: Evaluation
+    info: DatasetInfo
+    steps: int  # ACT steps taken
+
+
+def open_data(subject: Subject, data: DataConfig | None = None, progress: Progress | None = None) -> Dataset:
+    """The dataset to judge on, built when missing.
 
     Args:
-        last: in a run's folder, the weights at its end.
+        data: other settings than those of the subject; by default, of a run, the very dataset it was trained on.
 
     Raises:
-        RunError: when there is no such file.
+        RunError: when that is gone, and what is built in its place is another; when the other data are another task.
     """
-    if not place.exists():
-        raise RunError(f"{place}: no such file or folder\n  way out: give a file of weights, or a run's folder")
-    if not place.is_dir():
-        if last:
-            raise RunError(f"{place}: is a file, and --last chooses in a run's folder\n  way out: leave --last out")
-        return place
-    if not (place / "config.json").exists():
-        raise RunError(
-            f"{place}: is no run's folder (no config.json)\n  way out: give OUTPUTS/runs/SIGNATURE, or a file"
-        )
-    file = place / ("last.safetensors" if last else "best.safetensors")
-    if not file.exists():
-        other = "leave --last out for the best so far" if last else "--last takes the weights at its end"
-        raise RunError(f"{file}: not there (yet)\n  way out: let the run go on to its end; {other}")
-    return file
-
-
-def run_subject(folder: Path, last: bool = False) -> Subject:
-    """A run's best (or last) weights with its own config.
-
-    Where the run asked for CUDA, it is used if there is one: a device is not what an evaluation is about.
-    """
-    weights, run = weights_file(folder, last), RunFolder(folder)
-    config = run.config()
-    if config.training.device == "cuda":
-        config.training.device = "auto"
-    return Subject(weights, config, run)
-
-
-def open_data(subject: Subject, progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """The dataset of the config, built when missing; of a run, the very one that it was trained on.
-
-    Raises:
-        RunError: when that is gone, and what is built in its place is another.
-    """
-    data, paths = subject.config.data, subject.config.paths
+    if data is not None:
+        expected, task = data_info(subject), find_task(data.task)
+        if task.info is not None:
+            _refuse_others(subject, expected, task.info(data))  # now: a build may take long
+        dataset = ensure_dataset(data, subject.config.paths.data, progress)
+        _refuse_others(subject, expected, dataset.info)
+        return dataset
     written = subject.run.dataset_info() if subject.run is not None else None
     if written is not None and Path(written["folder"]).is_dir():  # paths.data is relative to where the run was started
         dataset = Dataset.open(written["folder"])
     else:
-        dataset = ensure_dataset(data, paths.data, progress)
+        dataset = ensure_dataset(subject.config.data, subject.config.paths.data, progress)
     if written is not None and dataset.info.fingerprint != written["fingerprint"]:
         raise RunError(
             f"{subject.weights}: its run was trained on other data (fingerprint {written['fingerprint'][:12]}, not "
             f"{dataset.info.fingerprint[:12]})\n"
-            f"  way out: bring {written['folder']} back, or evaluate the file with the run's overrides"
+            f"  way out: bring {written['folder']} back, or say which data are meant: data=..."
         )
     return dataset
 
 
+def _refuse_others(subject: Subject, expected: DatasetInfo, found: DatasetInfo) -> None:
+    alike = SHAPE + (("task_facts",) if found.task == expected.task else ())  # a folder of another form may fit too
+    apart = [
+        f"{name}={getattr(found, name)!r}, not {getattr(expected, name)!r}"
+        for name in alike
+        if getattr(found, name) != getattr(expected, name)
+    ]
+    if apart:
+        raise RunError(
+            f"{subject.weights}: was trained for other puzzles than those of data {found.name} ({'; '.join(apart)})\n"
+            "  way out: take data of the same vocabulary and shape"
+        )
+
+
 def evaluate(
     subject: Subject,
-    building: Callable[[int, int], None] | None = None,
-    evaluating: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, float]:
-    """Metrics of the weights on all test sets, as an evaluation during training logs them.
+    data: DataConfig | None = None,
+    steps: int | None = None,
+    sequences: int | None = None,
+    building: Progress | None = None,
+    evaluating: Progress = lambda done, total: None,
+) -> Judged:
+    """Judge the weights on all test sets. Every process of several takes its share, and gets the same result.
 
     Args:
+        data: other settings than the subject's; see `open_data`.
+        steps: ACT steps; None = as it was trained.
+        sequences: of a batch over all processes; None = as in training, and on a GPU what keeps it busy.
         building, evaluating: called with what is done and what there is: of a dataset to be built, of test batches.
 
     Raises:
         RunError: when the weights cannot be read or do not fit the config; and what data or device refuse.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RunError("WORLD_SIZE: an evaluation is one process\n  way out: start it without torchrun")
-    from hrm_lab.model.hrm import HRM
-    from hrm_lab.model.interop import load_into, load_weights
     from hrm_lab.training import evaluation
     from hrm_lab.training.batches import Batches
     from hrm_lab.training.distributed import connect
 
     training = subject.config.training
-    state = load_weights(subject.weights)
-    dataset = open_data(subject, building)
-    ranks, info = connect(training), dataset.info
-    batches = Batches(dataset, ranks, subject.config.data, subject.config.seed)
-    model = HRM(subject.config.model, info.vocab_size, info.seq_len, batches.num_puzzle_identifiers)
-    load_into(model, state, subject.weights)
-    size = training.eval_batch_size or training.global_batch_size
-    total, done = batches.num_evaluation_batches(size), 0
+    ranks = connect(without_batch(training))
+    try:
+        dataset = open_data(subject, data, building)
+        batches = Batches(dataset, ranks, data or subject.config.data, subject.config.seed)
+        model = load_model(subject, dataset.info, batches.num_puzzle_identifiers).to(ranks.device)
+        own = -(-(training.eval_batch_size or training.global_batch_size) // ranks.world_size)
+        local = batch_size(own, dataset.info.seq_len, ranks.device.type == "cuda")
+        size = (-(-sequences // ranks.world_size) if sequences else local) * ranks.world_size
+        total, done = batches.num_evaluation_batches(size), 0
 
-    def count() -> None:
-        nonlocal done
-        done += 1
-        evaluating(done, total)
+        def count() -> None:
+            nonlocal done
+            done += 1
+            evaluating(done, total)
 
-    return evaluation.evaluate(model.to(ranks.device), batches, size, count).metrics
+        found = evaluation.evaluate(model, batches, size, count, SHOWN_PUZZLES, steps=steps)
+    finally:
+        ranks.close()
+    return Judged(found, dataset.info, steps or subject.config.model.halt_max_steps)
 
 
-def export(place: Path, out: Path, form: str, compiled_names: bool = False, last: bool = False) -> None:
-    """Write the weights of a file, or of a run's folder, for use elsewhere; see `interop.export`."""
-    file = weights_file(place, last)
+def in_processes(count: int, words: Sequence[str]) -> int:
+    """Run `hrm-lab WORDS` as several processes of this machine that know of each other, through torch's launcher.
+
+    Returns:
+        Exit status; what was wrong the processes have said.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",  # the machine may not know its own name
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(launch, sys.executable)("-m", "hrm_lab.cli", *words)
+    except ChildFailedError as error:
+        return max(1, *(failure.exitcode for failure in error.failures.values()))
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def export(weights: Path, out: Path, form: str, compiled_names: bool = False) -> None:
+    """Write the weights of a file for use elsewhere; see `interop.export`."""
     from hrm_lab.model import interop
 
-    interop.export(interop.load_weights(file), out, form, compiled_names)
+    interop.export(interop.load_weights(weights), out, form, compiled_names)

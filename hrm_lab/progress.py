@@ -10,10 +10,12 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hrm_lab.config import FINAL, FINAL_BEST
 from hrm_lab.training.protocols import Viewer
 
 log = logging.getLogger(__name__)
 SHOWN = ("train/lm_loss", "train/exact_accuracy", "train/steps", "eval/exact_accuracy", "eval/accuracy")
+SHOWN_AT_LAST = (f"{FINAL}exact_accuracy", f"{FINAL_BEST}exact_accuracy")
 PLAIN_PAUSE = 10.0  # seconds between plain lines, apart from evaluations
 
 
@@ -53,7 +55,7 @@ class PlainProgress:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of the values that matter."""
         now = time.monotonic()
-        if any(key.startswith("eval/") for key in values) or now - self._last > PLAIN_PAUSE:
+        if any(key.startswith(("eval/", FINAL, FINAL_BEST)) for key in values) or now - self._last > PLAIN_PAUSE:
             self._last = now
             log.info("step %d/%d  %s", step, self.total, summary(values))
 
@@ -96,4 +98,6 @@ class BarProgress:
 
 def summary(values: Mapping[str, float]) -> str:
     """The values that matter, short."""
-    return "  ".join(f"{key.replace('_accuracy', '')} {values[key]:.3g}" for key in SHOWN if key in values)
+    return "  ".join(
+        f"{key.replace('_accuracy', '')} {values[key]:.3g}" for key in (*SHOWN, *SHOWN_AT_LAST) if key in values
+    )

@@ -28,8 +28,8 @@ def aggregate(frame: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFr
         the settings of `by`.
         n, runs: how many runs the means are over, and how many the group has.
         states: how many runs are in which state.
-        X_mean, X_se: for X = best_step, best_exact_accuracy, ..., last_exact_accuracy, ...: mean, and standard error
-            (sample deviation by root n; empty for n = 1).
+        X_mean, X_se: for X = best_step, best_exact_accuracy, ..., last_exact_accuracy, ..., final_...: mean, and
+            standard error (sample deviation by root n; empty for n = 1).
         act_depth: of all its runs; empty where they differ.
         act_steps, samples_per_s, mfu, wall_s: means.
         gpu_h: sum over all runs, finished or not.
@@ -40,7 +40,7 @@ def aggregate(frame: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFr
     """
     known = [*setting_columns(frame), SEED]
     keys = known[:-1] if by is None else resolve(by, known)
-    measured = [name for name in frame.columns if name.startswith(("best_", "last_"))]
+    measured = [name for name in frame.columns if name.startswith(("best_", "last_", "final_"))]
     values = frame[[*measured, *MEANS]].astype(float).where(frame["whole"]).groupby(group_numbers(frame, keys))
     groups = frame.groupby(group_numbers(frame, keys))
     ranked = _ranked(frame)

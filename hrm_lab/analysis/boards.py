@@ -20,12 +20,13 @@ Arrays = Mapping[str, NDArray[Any]]  # of one evaluation; training/evaluation.py
 Tokens = NDArray[np.uint8]
 
 MOST_COLUMNS = 8  # boards beside each other
+UNKNOWN = 255  # in labels: nobody can say what would be right, so nothing is wrong
 CELL_IN, LEAST_IN = 0.2, 1.35  # inches of a cell, and of a board at least: its caption needs room
 CAPTION_IN = 0.5
 PAINTED_CELL_IN = 0.1  # of a cell that is told by its colour
 
 
-def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
+def draw_boards(arrays: Arrays, path: Path, title: str = "", what: str = "Test puzzles") -> Path:
     """Draw the shown puzzles, a row for each and a column for each ACT step, or for some of them where they are many.
 
     Given cells are bold on grey and right ones plain, unless tokens have colours; wrong ones are framed; a dot marks a
@@ -38,7 +39,7 @@ def draw_boards(arrays: Arrays, path: Path, title: str = "") -> Path:
     figure = Figure(
         (len(steps) * (size + 0.12), len(inputs) * (size + CAPTION_IN) + 0.9), dpi=DPI, layout="constrained"
     )
-    figure.suptitle(", ".join(filter(None, ("Test puzzles after each ACT step", title))))
+    figure.suptitle(", ".join(filter(None, (f"{what} after each ACT step", title))))
     axes = figure.subplots(len(inputs), len(steps), squeeze=False)
     for puzzle, row in enumerate(axes):
         before = None
@@ -83,12 +84,13 @@ class Board:
         """One board (S,), on axes of its own, held against its labels."""
         if self.fills:
             changed = None if before is None else self._grid(before != said)
-            self._paint(axis, said, self._grid(said != labels), changed)
+            self._paint(axis, said, self._grid((said != labels) & (labels != UNKNOWN)), changed)
             return
         self._begin(axis)
         for cell, token in enumerate(said.tolist()):
             top, left = divmod(cell, self.cols)
-            is_given, is_right = bool(inputs[cell] == labels[cell]), token == labels[cell]
+            meant = token if labels[cell] == UNKNOWN else labels[cell]
+            is_given, is_right = bool(inputs[cell] == meant), token == meant
             if not is_right:
                 frame = Rectangle(
                     (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=WRONG, linewidth=self.font / 8
@@ -144,6 +146,8 @@ class Board:
 
 def _caption(said: Tokens, labels: Tokens, inputs: Tokens, sure: float) -> str:
     """How much is right of what was not given, and what the model thinks of it."""
+    if (labels == UNKNOWN).any():
+        return f"sure {sure:.0%}"
     asked = inputs != labels
     right, others = int((said == labels)[asked].sum()), int((said != labels)[~asked].sum())
     verdict = "solved" if bool((said == labels).all()) else f"{right} of {int(asked.sum())}"

@@ -120,6 +120,7 @@ def _of_runs(frame: pd.DataFrame) -> list[Column]:
         _measured(frame, "best", metric),
         _figures("at\nstep", frame["best_step"]),
         _measured(frame, "last", metric),
+        *_whole(frame, metric),
         _figures("ACT\ndepth", frame["act_depth"]),
         _figures("ACT\nsteps", frame["act_steps"], 2),
         _figures("samples\nper s", frame["samples_per_s"]),
@@ -138,6 +139,7 @@ def _of_groups(groups: pd.DataFrame, what: str) -> list[Column]:
         _measured(groups, "best", metric),
         _figures("at\nstep", groups["best_step_mean"]),
         _measured(groups, "last", metric),
+        *_whole(groups, metric),
         _figures("ACT\ndepth", groups["act_depth"]),
         *_costs(groups),
     ]
@@ -156,10 +158,16 @@ def _metric(frame: pd.DataFrame) -> str:
     return "" if frame.empty else str(frame["metric"].iloc[0]).removeprefix(EVAL)
 
 
+def _whole(frame: pd.DataFrame, metric: str) -> list[Column]:
+    """The metric on whole test sets, where evaluations on the way saw a part: of the best weights and of the last."""
+    kinds = [kind for kind in ("final_best", "final") if {f"{kind}_{metric}", f"{kind}_{metric}_mean"} & {*frame}]
+    return [_measured(frame, kind, metric) for kind in kinds]
+
+
 def _measured(frame: pd.DataFrame, which: str, metric: str) -> Column:
-    """Best or last value of a metric; of groups the mean, with its standard error. Accuracies in percent."""
+    """Best, last or final value of a metric; of groups the mean, with its standard error. Accuracies in percent."""
     scale, digits, unit = scale_of(metric)
-    heading = f"{which}\n{metric.removesuffix('_accuracy').replace('_', ' ')}{unit}"
+    heading = f"{which.replace('_', ' ')}\n{metric.removesuffix('_accuracy').replace('_', ' ')}{unit}"
     if f"{which}_{metric}" in frame:
         return _figures(heading, scale * frame[f"{which}_{metric}"], digits)
     if frame.empty:

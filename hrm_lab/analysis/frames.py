@@ -18,6 +18,7 @@ import pandas as pd
 from hrm_lab.analysis.keys import SEED, differing, with_data
 from hrm_lab.analysis.metrics import EVAL, Target
 from hrm_lab.analysis.runs import Curves, Run, best_step, read_run, target_of, watched_by, watched_series
+from hrm_lab.config import FINAL, FINAL_BEST
 from hrm_lab.errors import UserError
 from hrm_lab.manifest import Manifest, load_manifest
 from hrm_lab.run_folder import RunFolder
@@ -74,6 +75,8 @@ def load_sweep(*sweeps: str | Manifest, outputs: str | Path = "outputs", metric:
         metric, mode: what `best` means, `max` or `min`.
         best_step, best_exact_accuracy, best_lm_loss, ...: all metrics of the evaluation that was best.
         last_step, last_exact_accuracy, ...: those of the last evaluation.
+        final_exact_accuracy, final_best_exact_accuracy, ...: of the last and of the best weights on whole test sets,
+            where evaluations looked at training.eval_puzzles only.
         act_depth: ACT steps that every evaluated sequence takes (model.halt_max_steps).
         act_steps: mean ACT steps that training sequences took before they halted, in the last logged window.
         samples_per_s, mfu: training speed, and share of the device's peak where that is known.
@@ -135,10 +138,12 @@ def _frame(runs: list[Run], target: Target) -> pd.DataFrame:
         for metric in metrics:
             values = [_at(run.curves, metric, step) for run, step in zip(runs, steps, strict=True)]
             columns[f"{name}_{metric.removeprefix(EVAL)}"] = _numbers(values)
+    whole = sorted({key for run in runs for key in run.curves if key.startswith((FINAL, FINAL_BEST))})
+    columns |= {key.replace("/", "_"): _numbers([_last_value(run.curves, key) for run in runs]) for key in whole}
     columns |= {
         "act_depth": pd.array([values.get("model.halt_max_steps") for values in mine], dtype="Int64"),
         **{
-            name: _numbers([run.curves[key].values[-1] if key in run.curves else None for run in runs])
+            name: _numbers([_last_value(run.curves, key) for run in runs])
             for name, key in {
                 "act_steps": "train/steps",
                 "samples_per_s": "perf/mean_samples_per_s",
@@ -168,6 +173,10 @@ def _numbers(values: list[Any]) -> pd.Series[float]:
 
 def _last_step(curves: Curves) -> int | None:
     return max((series.steps[-1] for key, series in curves.items() if key.startswith(EVAL)), default=None)
+
+
+def _last_value(curves: Curves, metric: str) -> float | None:
+    return curves[metric].values[-1] if metric in curves else None
 
 
 def _at(curves: Curves, metric: str, step: int | None) -> float | None:

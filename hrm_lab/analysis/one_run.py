@@ -40,17 +40,27 @@ def find_run(word: str, outputs: Path, uri: str | None = None) -> OneRun:
     Raises:
         UserError: when there is none, or more than one.
     """
-    folders = _folders(word, outputs)
-    if len(folders) > 1:
-        lines = "".join(f"\n    {folder.path.name}  {folder.point().label}" for folder in folders[:NAMED])
-        raise RunError(f"{word}: {len(folders)} runs have this name\n  way out: say which, by its signature:{lines}")
-    if folders:
-        return _of_folder(folders[0])
+    folder = find_folder(word, outputs)
+    if folder is not None:
+        return _of_folder(folder)
     try:
         return _of_store(find(store := open_store(uri, outputs), word), store.uri)
     except RunError as error:
         problem, _, way_out = str(error).partition("\n")
         raise RunError(f"{problem}, nor is there such a run in {outputs / 'runs'}\n{way_out}") from None
+
+
+def find_folder(word: str, outputs: Path) -> RunFolder | None:
+    """The folder of the run that a word names, as in `find_run`; None where there is none here.
+
+    Raises:
+        RunError: when there is more than one.
+    """
+    folders = _folders(word, outputs)
+    if len(folders) > 1:
+        lines = "".join(f"\n    {folder.path.name}  {folder.point().label}" for folder in folders[:NAMED])
+        raise RunError(f"{word}: {len(folders)} runs have this name\n  way out: say which, by its signature:{lines}")
+    return folders[0] if folders else None
 
 
 def _folders(word: str, outputs: Path) -> list[RunFolder]:

@@ -15,19 +15,20 @@ from hrm_lab.analysis.depth import DEPTH, rating_names
 from hrm_lab.analysis.style import COLOURS, DPI, aged, show_metric, title_of
 
 
-def draw_act_depth(evaluations: Mapping[int, Arrays], path: Path) -> Path:
+def draw_act_depth(evaluations: Mapping[str, Arrays], path: Path, trained: int | None = None) -> Path:
     """Draw accuracy after 1, 2, ... ACT steps, a curve for each evaluation.
 
     Args:
-        evaluations: at most five, by optimizer step, in order; the last one stands out.
+        evaluations: at most five, by name, in order; the last one stands out.
+        trained: ACT steps that the model was trained with; None = as many as there are.
     """
     figure = Figure((11, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key in zip(axes, DEPTH, strict=True):
-        for age, (step, arrays) in zip(range(len(evaluations) - 1, -1, -1), evaluations.items(), strict=True):
+        for age, (name, arrays) in zip(range(len(evaluations) - 1, -1, -1), evaluations.items(), strict=True):
             depths = np.arange(1, len(arrays[key]) + 1)
-            axis.plot(depths, arrays[key], label=f"after step {step:,}", **aged(age))
-        axis.axvline(len(arrays[key]), color="black", linestyle=":", linewidth=1, label="trained depth")
+            axis.plot(depths, arrays[key], label=name, **aged(age))
+        axis.axvline(trained or len(arrays[key]), color="black", linestyle=":", linewidth=1, label="trained depth")
         axis.set_title(title_of(key))
         axis.set_xlabel("ACT steps taken")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -38,7 +39,7 @@ def draw_act_depth(evaluations: Mapping[int, Arrays], path: Path) -> Path:
     return path
 
 
-def draw_difficulty(arrays: Arrays, path: Path, title: str = "") -> Path:
+def draw_difficulty(arrays: Arrays, path: Path, title: str = "", trained: int | None = None) -> Path:
     """Draw which puzzles are solved, and how long the model itself would think about them, by their rating."""
     figure = Figure((11, 4.4), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -55,7 +56,7 @@ def draw_difficulty(arrays: Arrays, path: Path, title: str = "") -> Path:
     right.set_title("ACT steps before the model itself would halt")
     right.set_ylim(0, steps * 1.08)
     right.grid(alpha=0.3)
-    right.axhline(steps, color="black", linestyle=":", linewidth=1, label="trained depth")
+    right.axhline(trained or steps, color="black", linestyle=":", linewidth=1, label="trained depth")
     for axis in (left, right):
         axis.set_xticks(places, [f"{name}\n({int(count)})" for name, count in zip(names, counts, strict=True)])
         axis.set_xlim(-0.6, len(names) - 0.4)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hrm_lab.analysis.keys import Settings, identity_settings
 from hrm_lab.analysis.metrics import EVAL, TRAIN, Target, best_index, mode_of
-from hrm_lab.config import PRUNERS, TRAIN_MEAN
+from hrm_lab.config import FINAL, FINAL_BEST, PRUNERS, TRAIN_MEAN
 from hrm_lab.decision import Decision
 from hrm_lab.errors import UserError
 from hrm_lab.run_folder import FINISHED, PENDING, RUNNING, STOPPED, RunFolder, State
@@ -180,7 +180,7 @@ def target_of(runs: Sequence[Run], metric: str | None = None) -> Target:
             names = ", ".join(sorted(f"{target.metric} ({target.mode})" for target in watched))
             raise UserError(f"the runs watched different metrics: {names}\n  way out: --metric NAME compares by one")
         return watched.pop()
-    metric = metric if metric.startswith((EVAL, TRAIN, TRAIN_MEAN)) else EVAL + metric
+    metric = metric if metric.startswith((EVAL, TRAIN, TRAIN_MEAN, FINAL, FINAL_BEST)) else EVAL + metric
     group = metric.partition("/")[0] + "/"
     known = sorted({key for run in runs for key in run.curves if key.startswith(group)})
     if known and metric not in known:

@@ -8,11 +8,11 @@ import os
 import sys
 import warnings
 
-from hrm_lab.cli import runs, sweeps, stopping, results, settings, datasets, serving
+from hrm_lab.cli import runs, weights, sweeps, stopping, results, settings, datasets, serving
 from hrm_lab.cli.app import app, say_error
 from hrm_lab.errors import UserError
 
-__all__ = ["datasets", "main", "results", "runs", "serving", "settings", "stopping", "sweeps"]
+__all__ = ["datasets", "main", "results", "runs", "serving", "settings", "stopping", "sweeps", "weights"]
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT)
 
 

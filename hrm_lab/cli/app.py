@@ -40,13 +40,19 @@ def say_error(text: str) -> None:
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Makes bars, each of which appears when it is first called with (done, total); nothing where no terminal is."""
+def bars(shown: bool = True) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Makes bars, each of which appears when it is first called with (done, total); nothing where no terminal is.
+
+    Args:
+        shown: one of several processes shows them.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     # Standard error, because standard output may be for a machine.
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not (shown and sys.stderr.isatty())
+    ) as progress:
 
         def bar(words: str) -> Callable[[int, int], None]:
             row = progress.add_task(words, total=None, visible=False)

@@ -1,15 +1,14 @@
-"""Verbs about one run: train, evaluate, export, reproduce."""
+"""Verbs about one run: train, reproduce."""
 
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hrm_lab.cli.app import Outputs, Overrides, app, bars, console, say_error
+from hrm_lab.cli.app import Outputs, Overrides, app, say_error
 from hrm_lab.errors import UserError
 from hrm_lab.logs import log_to_console
 
@@ -34,67 +33,6 @@ def train(overrides: Overrides = None) -> None:
         return
     value = "" if state.best_value is None else f", best {config.stopping.metric} {state.best_value:.4g}"
     typer.echo(f"{state.status.lower()}{value}: {folder.path}")
-
-
-Weights = Annotated[Path, typer.Argument(help="a run's folder, or a file of weights: safetensors or torch.save'd")]
-Last = Annotated[bool, typer.Option("--last", help="of a run's folder, the weights at its end, not the best")]
-
-
-@app.command()
-def evaluate(
-    weights: Weights,
-    overrides: Overrides = None,
-    last: Last = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, for machines")] = False,
-) -> None:
-    """Evaluate weights on the test data: a run's with its own config, a file's (ours or published) with OVERRIDES."""
-    from hrm_lab.evaluate import Subject, evaluate, run_subject, weights_file
-
-    chosen = weights_file(weights, last)
-    if not weights.is_dir():
-        from hrm_lab.compose import compose_config
-
-        subject = Subject(chosen, compose_config(overrides or []))
-    elif overrides:
-        raise UserError(
-            f"{weights}: a run is evaluated with its own config; {shlex.join(overrides)} cannot change it\n"
-            f"  way out: give the file {chosen}, with the overrides of the run (its point.json) and these"
-        )
-    else:
-        subject = run_subject(weights, last)
-    with bars() as bar:
-        metrics = evaluate(subject, bar(f"building {subject.config.data.name}"), bar("evaluating"))
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(metrics))
-        return
-    from rich.table import Table
-
-    typer.echo(f"{chosen} on {subject.config.data.name}")
-    table = Table("metric", "value", box=None)
-    for key, value in metrics.items():
-        table.add_row(key, f"{value:.6g}")
-    console().print(table)
-
-
-@app.command()
-def export(
-    weights: Weights,
-    out: Annotated[Path, typer.Argument(help="the file to write; it must not be there yet")],
-    form: Annotated[
-        str, typer.Option("--format", help="published (an ordered state dict by torch.save) or safetensors")
-    ] = "published",
-    compiled_names: Annotated[
-        bool, typer.Option("--compiled-names", help="names with _orig_mod. in front, as torch.compile leaves them")
-    ] = False,
-    last: Last = False,
-) -> None:
-    """Write weights under the published names, for the published code or any other."""
-    from hrm_lab.evaluate import export
-
-    export(weights, out, form, compiled_names, last)
-    typer.echo(str(out))
 
 
 @app.command()

@@ -129,7 +129,7 @@ class Dataset:
             DataError: for a folder that is missing, half-built or contradicts itself.
         """
         path = Path(folder)
-        info = _read_info(path)
+        info = read_info(path)
         splits = {name: _open_split(path, name) for name in _split_names(info)}
         for name, split in splits.items():
             problem = split_problem(info, name, split)
@@ -237,7 +237,12 @@ def _broken(folder: Path, problem: str) -> DataError:
     return DataError(f"dataset {folder}: {problem}\n  {_REBUILD}")
 
 
-def _read_info(folder: Path) -> DatasetInfo:
+def read_info(folder: Path) -> DatasetInfo:
+    """What a folder's dataset.json says, without a look at its arrays.
+
+    Raises:
+        DataError: when it is missing, damaged, or of another format version.
+    """
     if not folder.is_dir():
         raise DataError(f"dataset {folder}: no such folder\n  way out: build it: `hrm-lab data build NAME`")
     try:

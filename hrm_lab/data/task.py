@@ -137,6 +137,8 @@ class Task:
             None where only a label could tell.
         symmetries: its variants for (dataset, seed, num_augmentations); None: it has none.
         scorer: its own metrics for (dataset, test set, symmetries); None: it has none.
+        info: what a dataset of such settings will say of itself, for whoever only needs to know what its tokens mean;
+            without fingerprint, counts and what it is built from. None: only a dataset that is there can tell.
         open: opens what is there already, instead of building: where the settings say, or where a run has found it;
             raises DataError.
     """
@@ -148,4 +150,5 @@ class Task:
     verify: Callable[[DatasetInfo, Tokens, Tokens], str | None]
     symmetries: Callable[[Dataset, int, int], Symmetries] | None = None
     scorer: Callable[[Dataset, Split, Symmetries | None], Scorer] | None = None
+    info: Callable[[Any], DatasetInfo] | None = None
     open: Callable[[Any, Path | None], Dataset] | None = None

@@ -70,13 +70,13 @@ def _warned(file: Path, what: str = "") -> Iterator[None]:
         log.warning("%s: cannot be drawn%s (%s); the numbers are sent all the same", file, what, one_line(error))
 
 
-def _some(files: Sequence[Path]) -> dict[int, dict[str, NDArray[Any]]]:
-    """Evaluations by step: evenly spread, the first and the last among them, without those that cannot be read."""
+def _some(files: Sequence[Path]) -> dict[str, dict[str, NDArray[Any]]]:
+    """Evaluations by name: evenly spread, the first and the last among them, without those that cannot be read."""
     chosen = np.unique(np.linspace(0, len(files) - 1, CURVES).round().astype(int))
     found = {}
     for file in (files[index] for index in chosen):
         with _warned(file, " beside later ones"):
-            found[step_of(file)] = load(file)
+            found[f"after step {step_of(file):,}"] = load(file)
     return found
 
 

@@ -74,14 +74,17 @@ class Journal:
         self._file = FileIO(self.path, "ab")
 
     def _put_aside(self, lines: bytes, step: int, comes_again: bool) -> Measured:
-        """What will come again after a step; kept in a file, because the run may be killed before all of it has."""
+        """What will come again from a step on: an evaluation may follow the save of its step.
+
+        Kept in a file, because the run may be killed before all of it has.
+        """
         aside = self.path.with_suffix(".dropped.json")
         if not comes_again:
             aside.unlink(missing_ok=True)
             return {}
         earlier = json.loads(aside.read_text())["metrics"] if aside.exists() else []
         measured = {(at, key): (ms, value) for at, key, ms, value in earlier} | _measured(lines)
-        dropped = {place: value for place, value in measured.items() if place[0] > step}
+        dropped = {place: value for place, value in measured.items() if place[0] >= step}
         if dropped or earlier:
             write_json(aside, {"metrics": [[*place, *value] for place, value in dropped.items()]})
         return dropped

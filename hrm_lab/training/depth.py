@@ -1,6 +1,6 @@
 """What the model says after each ACT step, and how that adds up by how hard the puzzles are.
 
-B sequences, S cells, T = halt_max_steps, R buckets of ratings.
+B sequences, S cells, T steps, R buckets of ratings.
 """
 
 from __future__ import annotations
@@ -95,5 +95,6 @@ class DepthSums:
             "exact_accuracy": solved.sum(0) / total,
             "puzzles": puzzles[:, 0],
             "solved": solved,
+            "right_cells": cells,
             "halting_step": halting[:, 0] / np.maximum(1.0, puzzles[:, 0]),
         }

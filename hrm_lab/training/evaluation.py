@@ -1,10 +1,11 @@
-"""Evaluation on whole test sets: every sequence takes halt_max_steps ACT steps and is judged on the last.
+"""Evaluation on test sets, whole or in part: every sequence takes T ACT steps and is judged on the last.
 
-What it came to on the way there is kept as arrays, for pictures and reports. T = halt_max_steps, R = buckets of
-ratings (depth.py), K = shown puzzles, S = cells:
+What it came to on the way there is kept as arrays, for pictures and reports. T = halt_max_steps unless more or fewer
+are asked for, R = buckets of ratings (depth.py), K = shown puzzles, S = cells:
 
     accuracy, exact_accuracy    (T,) mean over all test puzzles of the prediction after 1 .. T steps
     puzzles, solved             (R,), (R, T) how many there are by rating; how many of them are solved after each step
+    right_cells                 (R, T) sum over those puzzles of the share of cells that is right
     halting_step                (R,) mean of the first step with q_halt > q_continue: how long the model itself would
                                 think; T where it never would stop
     rating_low, rating_high     (R,) int32: from where to where the ratings of a bucket go; empty where none are known
@@ -28,6 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hrm_lab.data.format import Split
+from hrm_lab.data.sampler import evaluation_subset
 from hrm_lab.data.task import Answering, Appearance, Judged, Rows, Scorer
 from hrm_lab.model.act import IGNORE_LABEL_ID, Batch
 from hrm_lab.model.hrm import HRM
@@ -53,6 +56,8 @@ def evaluate(
     global_batch_size: int,
     after_batch: Callable[[], object] = lambda: None,
     shown_puzzles: int = 0,
+    puzzles: int | None = None,
+    steps: int | None = None,
 ) -> Evaluation:
     """Metrics `eval/<metric>` over all test sets, and `eval/<set>/<metric>` too where there are several.
 
@@ -61,9 +66,11 @@ def evaluate(
     Args:
         after_batch: called after every batch; whatever it raises ends the evaluation.
         shown_puzzles: K; fewer are shown where the main process's share of a batch is smaller.
+        puzzles: of each test set (training.eval_puzzles); None = all.
+        steps: T; None = halt_max_steps, as it was trained.
     """
     model.eval()
-    ranks, steps = batches.ranks, model.config.halt_max_steps
+    ranks, steps = batches.ranks, steps or model.config.halt_max_steps
     token_loss = TOKEN_LOSSES[model.config.loss_type]
     buckets = Buckets(batches.dataset.test.values())
     depth = DepthSums(len(buckets), steps, ranks.device)
@@ -72,7 +79,7 @@ def evaluate(
     for name, split in batches.dataset.test.items():
         sums = torch.zeros(len(SUMS), dtype=torch.float64, device=ranks.device)
         scorer = batches.scorer(split)
-        for rows, batch in batches.evaluation(split, global_batch_size):
+        for rows, batch in batches.evaluation(split, global_batch_size, part_of(split, puzzles)):
             prediction, thoughts = think(model, batch, steps)
             sums += eval_sums(prediction, batch, steps, token_loss)
             depth.add(thoughts, batch, torch.from_numpy(buckets.membership(split, rows.examples)).to(ranks.device))
@@ -98,6 +105,11 @@ def evaluate(
         info = batches.dataset.info
         arrays |= shown | {"grid_shape": np.array(info.grid_shape)} | shown_as(batches.task.appearance(info))
     return Evaluation(values, arrays)
+
+
+def part_of(split: Split, puzzles: int | None) -> NDArray[np.int64] | None:
+    """The groups of a test set that are looked at, the same ones for every seed; None = all."""
+    return None if puzzles is None or puzzles >= split.num_groups else evaluation_subset(split.num_groups, puzzles)
 
 
 def _over_all(per_set: dict[str, Tensor], own: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hrm_lab.best import Best
-from hrm_lab.config import TRAIN_MEAN, Config
+from hrm_lab.config import FINAL, FINAL_BEST, TRAIN_MEAN, Config
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.decision import Decision
@@ -31,6 +31,7 @@ from hrm_lab.model.act import (
     train_segment,
 )
 from hrm_lab.model.hrm import HRM, Latents
+from hrm_lab.model.interop import load_into, load_weights
 from hrm_lab.model.losses import TOKEN_LOSSES, train_loss
 from hrm_lab.optim.adam_atan2 import build_adam_atan2
 from hrm_lab.optim.schedule import cosine_with_warmup
@@ -39,7 +40,7 @@ from hrm_lab.training.batches import Batches
 from hrm_lab.training.checkpoint import Checkpoints, Rows, newest_step
 from hrm_lab.training.distributed import Agreement, Ranks
 from hrm_lab.training.divergence import Damage, Vitals, pulse
-from hrm_lab.training.evaluation import Evaluation, evaluate
+from hrm_lab.training.evaluation import Evaluation, evaluate, part_of
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
 from hrm_lab.training.throughput import Throughput
 from hrm_lab.training.window import Window, zero_sums
@@ -140,6 +141,7 @@ class Trainer:
         self.best = Best(config.stopping.mode)
         self.stopped: str | None = None
         self.evaluation_is_due = False  # an iteration is trained, and left before it was evaluated
+        self.judged_whole: int | None = None  # the step whose weights were judged on whole test sets, as the last ones
         self.seconds = 0.0  # of all attempts together, but for what a kill has lost, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self.gpu_seconds = 0.0  # seconds times GPUs, of all attempts
@@ -209,6 +211,7 @@ class Trainer:
             # While one is being written no other is begun: it is taken at the first step that finds the disk free.
             if self._save_is_due and written == self.checkpoints.begun:
                 self.save()
+        self._judge_whole()
         return Outcome(self.step, self.best.value, self.best.step, self.stopped)
 
     def _agree_to_stay(self) -> int:
@@ -353,8 +356,38 @@ class Trainer:
         raise damage.error(last_good, self.config.optim.lr)
 
     def _evaluate(self, after_batch: Callable[[], object] = lambda: None) -> Evaluation:
-        shown = self.config.training.shown_puzzles
-        return evaluate(self.model, self.batches, self.eval_batch_size, after_batch, shown)
+        training = self.config.training
+        return evaluate(
+            self.model, self.batches, self.eval_batch_size, after_batch, training.shown_puzzles, training.eval_puzzles
+        )
+
+    def _judge_whole(self) -> None:
+        """At the end, where evaluations saw a part of the test sets: judge the last and the best weights on all."""
+        is_over = self.stopped is not None or self.step == self.sampler.total_steps
+        parts = [part_of(split, self.config.training.eval_puzzles) for split in self.batches.dataset.test.values()]
+        if not is_over or self.judged_whole == self.step or all(part is None for part in parts):
+            return
+        if self._save_is_due:
+            self.save()  # whoever is killed from here on does not train again
+        last = best = evaluate(self.model, self.batches, self.eval_batch_size, self._agree_to_stay)
+        if self.best.step is not None and self.best.step != self.step:
+            best = evaluate(self._best_model(), self.batches, self.eval_batch_size, self._agree_to_stay)
+        self._take_time(training=False)
+        for prefix, evaluation in ((FINAL, last), (FINAL_BEST, best)):
+            if prefix == FINAL or self.best.step is not None:
+                named = {f"{prefix}{key.removeprefix('eval/')}": value for key, value in evaluation.metrics.items()}
+                self._record(named)
+                self._record_arrays(evaluation, prefix.rstrip("/"))
+        self.judged_whole, self._save_is_due = self.step, True
+
+    def _best_model(self) -> HRM:
+        """A model with the weights of the best evaluation."""
+        self.checkpoints.wait()
+        self.ranks.wait()  # the main process has written them
+        info, path = self.batches.dataset.info, self.folder / "best.safetensors"
+        model = HRM(self.config.model, info.vocab_size, info.seq_len, self.batches.num_puzzle_identifiers)
+        load_into(model, load_weights(path), path)
+        return model.to(self.ranks.device)
 
     def _keep_best(self, metrics: dict[str, float]) -> None:
         value = metrics.get(self.config.stopping.metric, math.nan)
@@ -366,10 +399,10 @@ class Trainer:
             self.control.check()
             self.recorder.metrics(self.step, values)
 
-    def _record_arrays(self, evaluation: Evaluation) -> None:
+    def _record_arrays(self, evaluation: Evaluation, name: str = "evaluations") -> None:
         if self.ranks.is_main:
             self.control.check()
-            self.recorder.arrays(self.step, "evaluations", evaluation.arrays)
+            self.recorder.arrays(self.step, name, evaluation.arrays)
 
     def _record_decision(self, decision: Decision) -> None:
         if self.ranks.is_main:
@@ -404,6 +437,7 @@ class Trainer:
             "best": self.best.state_dict(),
             "stopped": self.stopped,
             "evaluation_is_due": self.evaluation_is_due,
+            "judged_whole": self.judged_whole,
             "stopper": self.stopper.state_dict(),
             "high_water": self.recorder.high_water() if self.ranks.is_main else None,
             "seconds": {"all": self.seconds, "training": self.train_seconds, "gpu": self.gpu_seconds},
@@ -427,6 +461,7 @@ class Trainer:
         self.iteration.load_state_dict(state["iteration"])
         self.best.load_state_dict(state["best"])
         self.stopped, self.evaluation_is_due = state["stopped"], state["evaluation_is_due"]
+        self.judged_whole = state["judged_whole"]
         self.stopper.load_state_dict(state["stopper"])
         self._high_water = state["high_water"]
         seconds = state["seconds"]

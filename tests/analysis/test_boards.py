@@ -105,7 +105,7 @@ def test_columns_are_few_and_end_with_the_last_step() -> None:
 def test_depth_and_difficulty_are_drawn(tmp_path: Path, buckets: int) -> None:
     arrays = evaluation(2, 2, 4, buckets)
     for picture in (
-        draw_act_depth({0: arrays, 1000: arrays}, tmp_path / "act_depth.png"),
+        draw_act_depth({"at first": arrays, "later": arrays}, tmp_path / "act_depth.png", trained=3),
         draw_difficulty(arrays, tmp_path / "difficulty.png"),
     ):
         assert picture.read_bytes().startswith(b"\x89PNG")

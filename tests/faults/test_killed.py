@@ -171,6 +171,17 @@ def test_the_same_with_two_processes(scratch: Path, undisturbed: dict[str, Any])
     try_out("two", max(1, TRIALS // 4), scratch, lambda run: assert_same(expected, results(run.folder)), world_size=2)
 
 
+def test_the_same_where_the_end_is_judged_on_more_than_the_way(scratch: Path) -> None:
+    words = ("tracking=none", "training.eval_puzzles=8")
+    run = Run(scratch / "part_undisturbed", scratch / "data", words)
+    run.train()
+    expected = results(run.folder)
+    final = [key for _, key, _ in expected["metrics"] if key.startswith("final")]
+    assert "final/accuracy" in final
+    assert len(final) == len(set(final))
+    try_out("part", max(1, TRIALS // 4), scratch, lambda run: assert_same(expected, results(run.folder)), words=words)
+
+
 def test_mlflow_holds_every_value_once(scratch: Path, undisturbed: dict[str, Any]) -> None:
     expected: dict[str, list[tuple[int, float]]] = {}
     for step, key, value in undisturbed["metrics"]:

@@ -294,3 +294,25 @@ def test_a_sweep_is_opened_in_the_store_that_was_asked_for_last(tmp_path: Path, 
     manifest.save()
     open_sweep(load_manifest(tmp_path / "outputs", "moved"))
     assert store_of(run, uri).find("moved")
+
+
+def test_what_follows_the_save_of_its_step_comes_again_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(100, 200))
+    monkeypatch.setattr("hrm_lab.tracking.journal.time.time", lambda: next(clock))
+    path = tmp_path / "journal.jsonl"
+    water = None
+    for wall in (1.0, 2.0, 3.0):  # killed twice while the end was judged
+        journal = Journal(path)
+        journal.begin(8 if water else 0, 8, water)
+        if water is None:
+            journal.append(8, metrics={"eval/accuracy": 0.5})
+            water = journal.high_water()
+        journal.append(8, metrics={"final/accuracy": 0.6, "perf/wall_s": wall})
+        journal.close()
+        entries = [entry for entry in read_journal(path) if "metrics" in entry]
+        assert [(entry["ms"], entry["metrics"]) for entry in entries] == [
+            (100_000, {"eval/accuracy": 0.5}),
+            (101_000, {"final/accuracy": 0.6, "perf/wall_s": 1.0}),
+        ]

@@ -149,3 +149,42 @@ def test_stopping_early_is_remembered_across_restarts(tmp_path: Path) -> None:
     assert "goal reached at step 4" in str(outcome.stopped)
     again = make_trainer(config, tmp_path / "run")[0].fit()
     assert (again.step, again.stopped) == (4, outcome.stopped)
+
+
+def test_a_run_that_is_killed_while_its_end_is_judged_does_not_train_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(tmp_path, eval_puzzles=4)
+    config.stopping.mode = "min"  # of a metric that has its best early, so that the best weights are not the last
+    whole, recorded = make_trainer(config, tmp_path / "whole")
+    whole.fit()
+    assert (whole.best.step, whole.step) == (4, 8)
+    final = {place: value for place, value in recorded.values.items() if place[1].startswith("final")}
+    assert {step for step, _ in final} == {8}
+    assert {key.partition("/")[0] for _, key in final} == {"final", "final_best"}
+    assert recorded.values[8, "final/lm_loss"] != recorded.values[8, "eval/lm_loss"]  # of ten puzzles, not of four
+
+    killed, before = make_trainer(config, tmp_path / "killed")
+
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(killed, "_best_model", kill)
+    with pytest.raises(KeyboardInterrupt):
+        killed.fit()
+    again, after = make_trainer(config, tmp_path / "killed")
+    again.fit()
+    assert after.began == 8
+    assert after.values == final
+    assert before.values | after.values == recorded.values
+    assert_same_bits(whole, again)
+    once_more, nothing = make_trainer(config, tmp_path / "killed")
+    once_more.fit()
+    assert nothing.values == {}
+
+
+def test_without_a_part_there_is_no_second_evaluation(tmp_path: Path) -> None:
+    for puzzles in (None, 10):
+        trainer, memory = make_trainer(small_config(tmp_path, eval_puzzles=puzzles), tmp_path / f"{puzzles}")
+        trainer.fit()
+        assert not [key for _, key in memory.values if key.startswith("final")]

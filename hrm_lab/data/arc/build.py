@@ -14,7 +14,7 @@ from hrm_lab.data.arc.files import Pair, Sets, from_concepts, from_folder, from_
 from hrm_lab.data.arc.variants import cell_sums
 from hrm_lab.data.format import Split
 from hrm_lab.data.task import Built, Progress
-from hrm_lab.data.tasks.arc import TEST_SET, ArcDataConfig, describe
+from hrm_lab.data.tasks.arc import TEST_SET, ArcDataConfig, info
 from hrm_lab.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def build(config: ArcDataConfig, progress: Progress | None = None) -> Built:
     own_rows = np.where(test_tasks < len(to_learn), test_tasks + 1, 0)
     sizes = [len(task.train) + len(task.test) for task in tasks]
     built = Built(
-        dataclasses.replace(describe(config), num_puzzle_identifiers=1 + len(to_learn)),
+        dataclasses.replace(info(config), num_puzzle_identifiers=1 + len(to_learn)),
         _split(to_learn, train_tasks + 1, config.canvas_side),
         {TEST_SET: _split(to_ask, own_rows, config.canvas_side)},
         {

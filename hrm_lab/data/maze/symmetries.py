@@ -60,7 +60,7 @@ class MazeSymmetries:
         tids: Ints = in_order[np.arange(len(order)), variant]
         return tids
 
-    def apply(self, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, split: Split, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Which image it is was drawn on the host, a number for each maze; the cells are moved where they are."""
         device = inputs.device
         if device not in self._resident:

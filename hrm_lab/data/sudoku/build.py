@@ -6,15 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hrm_lab.data.addressed import random_words
-from hrm_lab.data.format import DatasetInfo, Split
+from hrm_lab.data.format import Split
 from hrm_lab.data.sudoku.csv_file import RatedPuzzles, read_csv
 from hrm_lab.data.sudoku.generator import Puzzles, generate
 from hrm_lab.data.sudoku.solver import rounds_to_solve
 from hrm_lab.data.task import Built, Progress
-from hrm_lab.data.tasks.sudoku import SudokuDataConfig
+from hrm_lab.data.tasks.sudoku import TEST_SET, SudokuDataConfig, info
 from hrm_lab.errors import DataError
 
-TEST_SET = "all"  # the published datasets call their only test set so
 _SUBSET = 0x6004  # what a random word is for; see `random_words`
 _TRAIN, _TEST = 0, 1
 
@@ -31,21 +30,7 @@ def build(config: SudokuDataConfig, progress: Progress | None = None) -> Built:
         train, test = _from_csv(config, progress)
     else:
         train, test = generate(config, progress)
-    side = config.box_rows * config.box_cols
-    info = DatasetInfo(
-        task="sudoku",
-        name=config.name,
-        vocab_size=side + 2,
-        seq_len=side * side,
-        pad_id=0,
-        ignore_label_id=0,
-        blank_identifier_id=0,
-        num_puzzle_identifiers=1,
-        grid_shape=(side, side),
-        test_sets=(TEST_SET,),
-        task_facts={"box_rows": config.box_rows, "box_cols": config.box_cols},
-    )
-    return Built(info, _split(train), {TEST_SET: _split(test, _ratings(test, config))})
+    return Built(info(config), _split(train), {TEST_SET: _split(test, _ratings(test, config))})
 
 
 def _ratings(puzzles: Puzzles, config: SudokuDataConfig) -> npt.NDArray[np.int32]:

@@ -91,7 +91,7 @@ class ArcDataConfig(DataConfig):
         return 1 + (self.num_augmentations if self.eval_augmentations is None else self.eval_augmentations)
 
 
-def describe(config: ArcDataConfig) -> DatasetInfo:
+def info(config: ArcDataConfig) -> DatasetInfo:
     """What a dataset of these settings says of itself, but for the number of its tasks."""
     from hrm_lab.data.arc.canvas import FIRST_COLOUR, NUM_COLOURS, PAD
 
@@ -162,4 +162,4 @@ def _scorer(dataset: Dataset, split: Split, symmetries: Symmetries | None) -> Sc
     return ArcScorer(dataset, split, symmetries)
 
 
-TASK = Task(ArcDataConfig, _build, appearance, parse, verify, symmetries=_symmetries, scorer=_scorer)
+TASK = Task(ArcDataConfig, _build, appearance, parse, verify, symmetries=_symmetries, scorer=_scorer, info=info)

@@ -200,4 +200,4 @@ def _scorer(dataset: Dataset, split: Split, symmetries: Symmetries | None) -> Sc
     return MazeScorer(dataset.info)
 
 
-TASK = Task(MazeDataConfig, _build, appearance, parse, verify, symmetries=_symmetries, scorer=_scorer)
+TASK = Task(MazeDataConfig, _build, appearance, parse, verify, symmetries=_symmetries, scorer=_scorer, info=info)

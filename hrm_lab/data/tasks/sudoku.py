@@ -86,6 +86,27 @@ class SudokuDataConfig(DataConfig):
         return self.num_train
 
 
+TEST_SET = "all"  # the published datasets call their only test set so
+
+
+def info(config: SudokuDataConfig) -> DatasetInfo:
+    """What a dataset of these settings says of itself."""
+    side = config.box_rows * config.box_cols
+    return DatasetInfo(
+        task="sudoku",
+        name=config.name,
+        vocab_size=side + 2,
+        seq_len=side * side,
+        pad_id=0,
+        ignore_label_id=0,
+        blank_identifier_id=0,
+        num_puzzle_identifiers=1,
+        grid_shape=(side, side),
+        test_sets=(TEST_SET,),
+        task_facts={"box_rows": config.box_rows, "box_cols": config.box_cols},
+    )
+
+
 def appearance(info: DatasetInfo) -> Appearance:
     """`_` padding, `.` blank, letters above 9; lines around the boxes."""
     from hrm_lab.data.sudoku.csv_file import SYMBOLS
@@ -131,4 +152,4 @@ def _symmetries(dataset: Dataset, seed: int, num_augmentations: int) -> Symmetri
     return SudokuSymmetries(dataset, seed, num_augmentations)
 
 
-TASK = Task(SudokuDataConfig, _build, appearance, parse, verify, symmetries=_symmetries)
+TASK = Task(SudokuDataConfig, _build, appearance, parse, verify, symmetries=_symmetries, info=info)
