@@ -131,7 +131,7 @@ class LatinSymmetries:
         """All variants share their puzzle's."""
         return rows.identifiers
 
-    def apply(self, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, split: Split, rows: Rows, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `Symmetries`."""
         import torch
 
