@@ -107,6 +107,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> UserError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = getattr(cause, "full_key", None)
     known = [name for name, _, _ in schema.settings(Config())]
+    known += [name for task in task_names() for name, _, _ in schema.settings(task_settings(task)(), "data.")]
     known += [name for kind in LAUNCHERS for name, _, _ in schema.settings(kind(), KEY)]
     if key and key.startswith(f"{KEY}sbatch."):
         return ConfigError(key, _value_of(key, overrides), "is not there yet", f"a + adds it: +{key}=VALUE")

@@ -12,7 +12,6 @@ import pytest
 from hrm_lab import config as schema
 from hrm_lab.compose import CONF, compose_config
 from hrm_lab.config import Config
-from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import ConfigError, UserError
 
 CSV = ["data.train_csv=train.csv", "data.test_csv=test.csv"]
@@ -27,8 +26,9 @@ EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_group_choice_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    extra = CSV if choice == "data=sudoku_extreme" else []
-    assert isinstance(compose_config([choice, *extra]).data, SudokuDataConfig)
+    needed = {"data=sudoku_extreme": CSV, "data=hrm_folder": ["data.folder=written"]}
+    data = compose_config([choice, *needed.get(choice, [])]).data
+    assert isinstance(data, schema.task_settings(data.task))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -38,11 +38,11 @@ def build(name: Name, overrides: Changes = None) -> None:
     from hrm_lab.data.tasks import find_task
 
     is_opened = find_task(config.data.task).open is not None
-    was_there = is_opened or dataset_folder(config.data, config.paths.data).exists()
+    was_there = not is_opened and dataset_folder(config.data, config.paths.data).exists()
     began = time.perf_counter()
     dataset = _built(config)
-    took = f"built in {time.perf_counter() - began:.1f} s"
-    typer.echo(f"{dataset.folder}\n{'was there already' if was_there else took}")
+    done = "read as it is" if is_opened else "was there already" if was_there else "built"
+    typer.echo(f"{dataset.folder}\n{done}: {time.perf_counter() - began:.1f} s")
     typer.echo(f"fingerprint {dataset.info.fingerprint}")
     for split, counts in dataset.info.counts.items():
         typer.echo(f"{split}: {_counted(counts)}{_rated(_split(dataset, split))}")

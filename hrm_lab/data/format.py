@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hrm_lab.data.reading import open_array, read_json
+from hrm_lab.data.on_disk import open_array, read_json, save_array
 from hrm_lab.errors import DataError
 from hrm_lab.files import whole_folder
 
@@ -363,8 +363,7 @@ def _write_folder(
     for name, array in named.items():
         path = folder / f"{name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "xb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        save_array(path, array)
     # Last, so that even a folder copied while it is being written is seen to be half-built.
     with open(folder / "dataset.json", "x", encoding="utf-8") as text:
         json.dump(dataclasses.asdict(info), text, indent=2)

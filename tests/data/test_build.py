@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,9 +76,75 @@ def test_a_csv_is_built_and_a_missing_one_named(tmp_path: Path) -> None:
         ensure_dataset(config, tmp_path)
 
 
-def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.name="):
-        ensure_dataset(dataclasses.replace(SMALL, name="../x"), tmp_path)
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", "..", ".x", "", "a\0b", "a\nb", "x" * 101, "-"])
+def test_what_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"data\.name=.*is no name of a folder"):
+        ensure_dataset(dataclasses.replace(SMALL, name=name), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+BUILD = """
+import os, resource, signal, sys
+from hrm_lab.data import on_disk
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.errors import DataError
+from tests.data.test_build import SMALL
+moments = 0
+def die(moment):
+    if moment == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+def counted(function):
+    def call(*arguments):
+        global moments
+        moments += 1
+        result = function(*arguments)
+        die(f"file {moments}")
+        return result
+    return call
+on_disk.begin_array, os.fsync = counted(on_disk.begin_array), counted(os.fsync)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+try:
+    ensure_dataset(SMALL, sys.argv[1], lambda done, total: die(f"puzzle {done}"))
+except DataError as error:
+    sys.exit(str(error))
+"""
+
+
+def build_elsewhere(root: Path, killed_at: str = "", file_size: int = -1) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, which is killed at a puzzle or a file (begun, or forced to disk)."""
+    command = [sys.executable, "-c", BUILD, str(root), killed_at, str(file_size)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("killed_at", ["puzzle 10", "puzzle 40", "file 1", "file 9", "file 15", "file 26"])
+def test_a_build_that_is_killed_anywhere_is_done_by_the_next(tmp_path: Path, killed_at: str) -> None:
+    assert build_elsewhere(tmp_path, killed_at).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*partial*"))) == killed_at.startswith("file")
+    assert not dataset_folder(SMALL, tmp_path).exists()
+    dataset = ensure_dataset(SMALL, tmp_path)
+    dataset.check_fingerprint()
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = build_elsewhere(tmp_path, file_size=500)
+    assert done.returncode == 1
+    assert "cannot be written: [Errno 27] File too large" in done.stderr
+    assert "paths.data=FOLDER" in done.stderr
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    ensure_dataset(SMALL, tmp_path)
+
+
+def test_a_data_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"paths\.data=.*file.*cannot be written: .*\n  way out: set paths\.data="):
+        ensure_dataset(SMALL, tmp_path / "file")
+
+
+def test_a_lock_that_nobody_holds_is_no_obstacle(tmp_path: Path) -> None:
+    folder = dataset_folder(SMALL, tmp_path)
+    (tmp_path / f".{folder.name}.lock").write_text("12345")
+    assert ensure_dataset(SMALL, tmp_path).folder == folder
 
 
 def _build(root: str, results: multiprocessing.Queue[tuple[int, str]]) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hrm_lab.data.format import Dataset, DatasetInfo, Split, fingerprint, split_counts, split_problem
 from hrm_lab.data.hrm_format import ARRAYS, SPLITS, Metadata, file_of
 from hrm_lab.data.hrm_format.remembered import Stamp, remembered, stamp_of
-from hrm_lab.data.reading import open_array, read_json
+from hrm_lab.data.on_disk import open_array, read_json
 from hrm_lab.errors import DataError
 
 # What train/dataset.json and test/dataset.json must agree in.

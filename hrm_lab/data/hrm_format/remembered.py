@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hrm_lab.data.format import DatasetInfo
-from hrm_lab.data.reading import read_json
+from hrm_lab.data.on_disk import read_json
 from hrm_lab.files import write_json
 
 WORTH_IT = 1 << 26  # bytes of a folder, below which reading them is as quick as asking

@@ -7,12 +7,13 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hrm_lab.data.format import Dataset, Split
 from hrm_lab.data.hrm_format import Metadata, file_of
+from hrm_lab.data.on_disk import begin_array, save_array
 from hrm_lab.data.sampler import Puzzles
 from hrm_lab.data.task import Progress, Rows, Symmetries
 from hrm_lab.errors import DataError
@@ -91,17 +92,13 @@ def write_hrm_folder(folder: Path, source: Source, progress: Progress | None = N
             raise _is_there(folder) from None
         raise DataError(
             f"{folder}: cannot be written: {error.strerror}\n"
-            f"  way out: {_size(total, dataset.info.seq_len)} are needed; make room, or take another --out FOLDER"
+            f"  way out: --out FOLDER where {total * dataset.info.seq_len * 2 / 1e6:,.1f} MB can be written"
         ) from error
     return total
 
 
 def _is_there(folder: Path) -> DataError:
     return DataError(f"{folder}: is there already\n  way out: delete it, or take another --out FOLDER")
-
-
-def _size(pairs: int, seq_len: int) -> str:
-    return f"{pairs * seq_len * 2 / 1e6:,.0f} MB"
 
 
 def _num_examples(puzzles: Puzzles) -> int:
@@ -141,11 +138,11 @@ def _write_set(
         "group_indices": puzzles.first_of_group,
     }
     for array, values in arrays.items():
-        np.save(folder / file_of(split, name, array), values.astype(np.int32))
+        save_array(folder / file_of(split, name, array), values.astype(np.int32))
     shape = (_num_examples(puzzles), source.dataset.info.seq_len)
     with (
-        _begun(folder / file_of(split, name, "inputs"), shape) as inputs,
-        _begun(folder / file_of(split, name, "labels"), shape) as labels,
+        begin_array(folder / file_of(split, name, "inputs"), shape, np.uint8) as inputs,
+        begin_array(folder / file_of(split, name, "labels"), shape, np.uint8) as labels,
     ):
         size = max(1, _CHUNK_TOKENS // shape[1])
         for start in range(0, shape[0], size):
@@ -155,14 +152,6 @@ def _write_set(
             for file, tokens in zip((inputs, labels), source.tokens(puzzles.split, rows), strict=True):
                 file.write(tokens.contiguous().numpy().data)
             count(len(examples))
-
-
-def _begun(path: Path, shape: tuple[int, int]) -> IO[bytes]:
-    """An npy file of uint8 whose rows are yet to be written."""
-    file = path.open("xb")
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file
 
 
 def _write_json(path: Path, values: object) -> None:
