@@ -15,6 +15,7 @@ from hrm_lab.config import Config
 from hrm_lab.errors import ConfigError, UserError
 
 CSV = ["data.train_csv=train.csv", "data.test_csv=test.csv"]
+HUB = [f"data.hub_revision={'0' * 40}"]
 GROUPS = [
     f"{folder}={file.stem}"
     for folder in ("model", "data", "optim", "training", "tracking", "stopping")
@@ -26,14 +27,14 @@ EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_group_choice_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    needed = {"data=sudoku_extreme": CSV, "data=hrm_folder": ["data.folder=written"]}
+    needed = {"data=sudoku_extreme": CSV, "data=hrm_folder": ["data.folder=written"], "data=maze_hard": HUB}
     data = compose_config([choice, *needed.get(choice, [])]).data
     assert type(data) is schema.task_settings(data.task)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str) -> None:
-    extra = CSV if name.startswith("sudoku_extreme") else []
+    extra = CSV if name.startswith("sudoku_extreme") else HUB if name == "maze_30x30_hard_1k" else []
     assert compose_config([f"+experiment={name}", *extra]).name == name
 
 
@@ -60,6 +61,14 @@ def test_recipes_are_the_published_ones() -> None:
             1000,
             1001,
         )
+    config = compose_config(["+experiment=maze_30x30_hard_1k", *HUB])
+    assert (config.training.global_batch_size, config.training.epochs, config.training.eval_interval) == (
+        768,
+        20000,
+        2000,
+    )
+    assert (config.optim.lr, config.optim.puzzle_emb_lr, config.optim.weight_decay) == (1e-4, 1e-4, 1.0)
+    assert (config.data.num_augmentations, config.data.num_train_groups()) == (0, None)
 
 
 BAD = [
