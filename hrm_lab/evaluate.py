@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrm_lab.config import DataConfig
-from hrm_lab.data.build import ensure_dataset
+from hrm_lab.data.build import ensure_dataset, reopen
 from hrm_lab.data.format import Dataset, DatasetInfo
 from hrm_lab.data.tasks import find_task
 from hrm_lab.errors import RunError
@@ -52,7 +52,7 @@ def open_data(subject: Subject, data: DataConfig | None = None, progress: Progre
         return dataset
     written = subject.run.dataset_info() if subject.run is not None else None
     if written is not None and Path(written["folder"]).is_dir():  # paths.data is relative to where the run was started
-        dataset = Dataset.open(written["folder"])
+        dataset = reopen(subject.config.data, written["folder"])
     else:
         dataset = ensure_dataset(subject.config.data, subject.config.paths.data, progress)
     if written is not None and dataset.info.fingerprint != written["fingerprint"]:

@@ -79,6 +79,7 @@ def line(tokens: Tokens, appearance: Appearance) -> str:
 def draw(answers: Sequence[Solved], appearance: Appearance, info: DatasetInfo, path: Path) -> Path:
     """The picture of some puzzles, a row for each. What would be right is known only of those that are."""
     from hrm_lab.analysis.boards import UNKNOWN, draw_boards  # matplotlib takes a second to load
+    from hrm_lab.training.evaluation import shown_as
 
     def label(said: Solved) -> Tokens:
         return said.steps[-1] if said.problem == "" else np.full_like(said.inputs, UNKNOWN)
@@ -89,10 +90,5 @@ def draw(answers: Sequence[Solved], appearance: Appearance, info: DatasetInfo, p
         "predictions": np.stack([said.steps for said in answers]),
         "q_halt": np.stack([said.q_halt for said in answers]),
         "grid_shape": np.array(info.grid_shape),
-        "glyphs": np.array(list(appearance.glyphs)),
     }
-    if appearance.fills:
-        arrays["fills"] = np.array(appearance.fills)
-    if appearance.box_shape is not None:
-        arrays["box_shape"] = np.array(appearance.box_shape)
-    return draw_boards(arrays, path, what="Puzzles")
+    return draw_boards(arrays | shown_as(appearance), path, what="Puzzles")
