@@ -248,16 +248,16 @@ def test_variants_are_the_images_each_once_in_an_order_of_seed_and_puzzle() -> N
     board_in = np.arange(25, dtype=np.uint8)
     inputs, labels = (torch.from_numpy(np.tile(tokens, (8, 1))) for tokens in (board_in, board_in[::-1].copy()))
     images = {dihedral(board_in.reshape(5, 5), tid).tobytes() for tid in range(8)}
-    orders = set()
+    orders, split = set(), Split.of_single_examples(inputs.numpy(), labels.numpy())
     for puzzle in range(20):
         asked = rows(np.full(8, puzzle), np.arange(8))
-        seen, answers = symmetries(3, 7).apply(asked, inputs, labels)
+        seen, answers = symmetries(3, 7).apply(split, asked, inputs, labels)
         assert seen[0].tolist() == board_in.tolist()
         assert {bytes(row) for row in seen.numpy()} == images
         assert torch.equal(answers, 24 - seen)  # both moved alike
-        few, _ = symmetries(3, 3).apply(asked.take(slice(0, 4)), inputs[:4], labels[:4])
+        few, _ = symmetries(3, 3).apply(split, asked.take(slice(0, 4)), inputs[:4], labels[:4])
         assert torch.equal(few, seen[:4])
-        one, _ = symmetries(3, 7).apply(asked.take(slice(5, 6)), inputs[:1], labels[:1])
+        one, _ = symmetries(3, 7).apply(split, asked.take(slice(5, 6)), inputs[:1], labels[:1])
         assert torch.equal(one, seen[5:6])  # whatever else is in the batch
         orders.add(bytes(seen.numpy()))
     assert len(orders) > 15
