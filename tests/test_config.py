@@ -16,6 +16,16 @@ from hrm_lab.errors import ConfigError, UserError
 
 CSV = ["data.train_csv=train.csv", "data.test_csv=test.csv"]
 HUB = [f"data.hub_revision={'0' * 40}"]
+NEEDED = {  # what a choice, or an experiment, cannot know by itself
+    "data=sudoku_csv": CSV,
+    "data=sudoku_extreme": HUB,
+    "data=hrm_folder": ["data.folder=written"],
+    "data=maze_hard": HUB,
+    "sudoku_hard": CSV,
+    "sudoku_extreme_1k_1gpu": ["data=sudoku_csv", *CSV],
+    "sudoku_extreme_1k_8gpu": HUB,
+    "maze_30x30_hard_1k": HUB,
+}
 GROUPS = [
     f"{folder}={file.stem}"
     for folder in ("model", "data", "optim", "training", "tracking", "stopping")
@@ -27,20 +37,18 @@ EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("choice", GROUPS)
 def test_every_group_choice_composes(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    needed = {"data=sudoku_extreme": CSV, "data=hrm_folder": ["data.folder=written"], "data=maze_hard": HUB}
-    data = compose_config([choice, *needed.get(choice, [])]).data
+    data = compose_config([choice, *NEEDED.get(choice, [])]).data
     assert type(data) is schema.task_settings(data.task)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str) -> None:
-    extra = CSV if name.startswith("sudoku_extreme") else HUB if name == "maze_30x30_hard_1k" else []
-    assert compose_config([f"+experiment={name}", *extra]).name == name
+    assert compose_config([f"+experiment={name}", *NEEDED.get(name, [])]).name == name
 
 
 def test_recipes_are_the_published_ones() -> None:
     for name, batch, lr in (("sudoku_extreme_1k_8gpu", 768, 1e-4), ("sudoku_extreme_1k_1gpu", 384, 7e-5)):
-        config = compose_config([f"+experiment={name}", *CSV])
+        config = compose_config([f"+experiment={name}", *NEEDED[name]])
         optim, training, model = config.optim, config.training, config.model
         assert (training.global_batch_size, optim.lr, optim.puzzle_emb_lr) == (batch, lr, lr)
         assert (optim.weight_decay, optim.puzzle_emb_weight_decay) == (1.0, 1.0)
@@ -89,6 +97,13 @@ BAD = [
     ("training.global_batch_size=4000000", ["training.global_batch_size=4000000", "no step"]),
     ("data.num_blanks=81", ["data.num_blanks=81", "80"]),
     ("data.source=csv", ["data.train_csv=None", "PATH"]),
+    ("data=sudoku_extreme", ["data.hub_revision=None", "commits/main"]),
+    ("data=sudoku_extreme data.hub_revision=main", ["data.hub_revision=main", "40 hex digits"]),
+    (
+        f"data=sudoku_extreme data.hub_revision={'0' * 40} data.train_csv=a.csv",
+        ["data.train_csv=a.csv", "data.source=csv"],
+    ),
+    ("data.min_rating=3", ["data.num_blanks=45", "data.min_rating=3", "null"]),
     ("data.box_rows=9", ["data.box_rows=9", "above 5"]),
     ("stopping.metric=eval/typo stopping.goal=1", ["stopping.metric=eval/typo", "eval/exact_accuracy"]),
     ("stopping.patience=0", ["stopping.patience=0", "1 or more"]),

@@ -115,11 +115,16 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def write_csv(path: Path, first: int, last: int) -> None:
-    """Some 4x4 puzzles: one grid under permutations of its digits, each with other cells left out."""
+    """Some 4x4 puzzles: one grid under permutations of its digits, each with other cells left out.
+
+    In later ones fewer are, so that they are no likes of the first ones up to symmetry.
+    """
     rows = ["source,question,answer,rating"]
     for number, digits in list(enumerate(permutations("1234")))[first:last]:
         answer = "".join(digits[int(cell) - 1] for cell in "1234341221434321")
-        question = "".join("." if (place + number) % 3 == 0 else cell for place, cell in enumerate(answer))
+        question = "".join(
+            "." if (place + number) % (4 if first else 3) == 0 else cell for place, cell in enumerate(answer)
+        )
         rows.append(f"x,{question},{answer},{number}")
     path.write_text("\n".join(rows) + "\n")
 

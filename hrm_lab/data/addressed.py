@@ -37,9 +37,9 @@ def random_words(*address: int | npt.ArrayLike, count: int) -> Words:
     """
     state: Words = np.zeros((), np.uint64)
     for part in address:
-        state = _mix(state ^ _mix(_as_words(part) + np.uint64(_GAMMA)))
+        state = mix(state ^ mix(_as_words(part) + np.uint64(_GAMMA)))
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA)
-    return _mix(state[..., None] + steps)
+    return mix(state[..., None] + steps)
 
 
 def _as_words(part: int | npt.ArrayLike) -> Words:
@@ -49,7 +49,8 @@ def _as_words(part: int | npt.ArrayLike) -> Words:
     return np.atleast_1d(np.asarray(part)).astype(np.uint64)
 
 
-def _mix(words: Words) -> Words:
+def mix(words: Words) -> Words:
+    """The finaliser of SplitMix64: words that look random, one for each word."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hrm_lab.compose import compose_config
 from hrm_lab.data.build import build_key, dataset_folder, ensure_dataset
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.tasks.sudoku import SudokuDataConfig
@@ -19,6 +20,7 @@ from hrm_lab.errors import DataError
 
 SMALL = SudokuDataConfig(name="small", box_rows=2, box_cols=2, num_train=30, num_test=10, num_blanks=8)
 CSV = "source,question,answer,rating\ns,.234341221434321,1234341221434321,3\n"
+OTHER_CSV = CSV.replace(",.234", ",..34")
 
 
 def test_the_key_follows_what_decides_the_bytes(tmp_path: Path) -> None:
@@ -37,6 +39,15 @@ def test_the_key_follows_what_decides_the_bytes(tmp_path: Path) -> None:
     assert before == build_key(moved) != key
     (tmp_path / "a.csv").write_text(CSV + CSV.splitlines()[1] + "\n")
     assert build_key(first) != before
+
+
+def test_a_sweep_over_the_augmentation_factor_has_one_dataset() -> None:
+    experiment = ["+experiment=sudoku_hard", "data.train_csv=train.csv", "data.test_csv=test.csv"]
+    points = [compose_config([*experiment, f"data.num_augmentations={factor}"]).data for factor in (0, 10, 100, 1000)]
+    for point in points:
+        assert isinstance(point, SudokuDataConfig)
+        point.source = "generated"  # the files are not here, and decide the key alike
+    assert len({build_key(point) for point in points}) == 1
 
 
 def test_it_is_built_once_and_opened_after(tmp_path: Path) -> None:
@@ -67,9 +78,10 @@ def test_a_broken_folder_is_refused_and_a_killed_build_cleared_away(tmp_path: Pa
 
 
 def test_a_csv_is_built_and_a_missing_one_named(tmp_path: Path) -> None:
-    path = tmp_path / "puzzles.csv"
-    path.write_text(CSV)
-    config = dataclasses.replace(SMALL, source="csv", train_csv=str(path), test_csv=str(path), num_train=1, num_test=1)
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text(CSV)
+    test.write_text(OTHER_CSV)
+    config = dataclasses.replace(SMALL, source="csv", train_csv=str(train), test_csv=str(test), num_train=1, num_test=1)
     assert len(ensure_dataset(config, tmp_path).train) == 1
     config.train_csv = str(tmp_path / "gone.csv")
     with pytest.raises(DataError, match=r"data\.train_csv=.*gone\.csv: no such file\n  way out: set data\.train_csv="):

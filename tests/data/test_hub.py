@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,3 +174,45 @@ def test_only_a_commit_names_data() -> None:
     for revision in (None, "main", "v1", FIRST[:-1], FIRST.replace("1", "G")):
         with pytest.raises(ConfigError, match=r"data\.hub_revision=.*\n  way out: .*commits/main"):
             hub.require_commit(REPO, revision)
+
+
+BUILD = """
+import json, sys
+sys.modules["numba"] = None  # a machine that only trains has none, and files need none
+from hrm_lab.data.build import ensure_dataset
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig, TASK
+config = SudokuDataConfig(name="hub", source="hub", hub_repo="owner/puzzles", hub_revision="1" * 40,
+                          box_rows=2, box_cols=2, num_train=None, num_test=None)
+config.check()
+info = ensure_dataset(config, sys.argv[1]).info
+assert "_" == TASK.appearance(info).glyphs[0]
+try:
+    ensure_dataset(SudokuDataConfig(box_rows=2, box_cols=2, num_train=2, num_test=1), sys.argv[1])
+except Exception as error:
+    print(json.dumps([info.fingerprint, info.build, str(error)]))
+"""
+
+
+def test_a_dataset_is_built_from_the_hub_and_again_without_it(server: Hub, tmp_path: Path) -> None:
+    header = b"source,question,answer,rating\n"
+    server.files[FIRST, "train.csv"] = header + b"s,.234341221434321,1234341221434321,3\n"
+    server.files[FIRST, "test.csv"] = header + b"s,..34341221434321,1234341221434321,5\n"
+    variables = os.environ | {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home")}
+
+    def build(folder: str, **more: str) -> list[Any]:
+        command = [sys.executable, "-c", BUILD, str(tmp_path / folder)]
+        done = subprocess.run(command, env=variables | more, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert TOKEN not in done.stdout + done.stderr
+        return list(json.loads(done.stdout))
+
+    made, facts, refusal = build("first")
+    assert facts["train_csv_sha256"] == hashlib.sha256(server.files[FIRST, "train.csv"]).hexdigest()
+    assert facts["test_csv_revision"] == FIRST
+    assert facts["disjoint_up_to_symmetry"] is True
+    assert "way out: pip install numba" in refusal
+    asked = len(server.requests)
+    assert build("second", HF_HUB_OFFLINE="1")[0] == made
+    assert len(server.requests) == asked
+    (folder,) = (tmp_path / "second").glob("hub-*")
+    assert not any(TOKEN.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())

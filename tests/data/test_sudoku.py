@@ -14,6 +14,7 @@ from hrm_lab.data.format import Dataset, fingerprint
 from hrm_lab.data.sudoku import build as sudoku
 from hrm_lab.data.sudoku import csv_file as sudoku_csv
 from hrm_lab.data.sudoku import generator as sudoku_generator
+from hrm_lab.data.sudoku import rating, search
 from hrm_lab.data.sudoku import solver as sudoku_solver
 from hrm_lab.data.task import Appearance
 from hrm_lab.data.tasks.sudoku import SudokuDataConfig
@@ -58,7 +59,7 @@ def test_solver_counts_known_numbers() -> None:
 def test_generated_puzzles(box_rows: int, box_cols: int) -> None:
     config = SudokuDataConfig(box_rows=box_rows, box_cols=box_cols, num_train=12, num_test=8, test_grids=4)
     calls: list[tuple[int, int]] = []
-    train, test = sudoku_generator.generate(config, lambda done, total: calls.append((done, total)))
+    train, test = sudoku.generate(config, lambda done, total: calls.append((done, total)))
     assert calls[0] == (0, 20)
     assert calls[-1] == (20, 20)
     for puzzles in (train, test):
@@ -80,9 +81,7 @@ def test_generated_puzzles(box_rows: int, box_cols: int) -> None:
 
 
 def test_generation_of_4x4_holds_out_a_quarter_of_the_grids() -> None:
-    train, test = sudoku_generator.generate(
-        SudokuDataConfig(box_rows=2, box_cols=2, num_train=300, num_test=144, num_blanks=9)
-    )
+    train, test = sudoku.generate(SudokuDataConfig(box_rows=2, box_cols=2, num_train=300, num_test=144, num_blanks=9))
     assert (train.questions == 0).sum(axis=1).tolist() == [9] * 300
     shares = np.unique(test.answers, axis=0, return_counts=True)[1]
     assert shares.tolist() == [2] * 72
@@ -97,18 +96,18 @@ def test_generation_repeats_and_follows_its_seed() -> None:
 
     assert made() == made(name="other", num_augmentations=9)
     # Pinned: who changes the generator's output must raise FORMAT_VERSION, or old folders pass for new ones.
-    assert made()[:12] == "8e360772110f"
+    assert made()[:12] == "1d32b392e703"
     assert len({made(), made(build_seed=1), made(num_blanks=41), made(num_train=6)}) == 4
 
 
 def test_more_than_there_is_is_refused() -> None:
     small = {"box_rows": 2, "box_cols": 2}
     with pytest.raises(DataError, match=r"data\.num_blanks=13: .*\n  way out: take fewer blanks"):
-        sudoku_generator.generate(SudokuDataConfig(**small, num_train=1, num_test=1, num_blanks=13))
+        sudoku.generate(SudokuDataConfig(**small, num_train=1, num_test=1, num_blanks=13))
     with pytest.raises(DataError, match=r"data\.num_test=17: .* after 16 different .*\n.*more data\.test_grids"):
-        sudoku_generator.generate(SudokuDataConfig(**small, num_train=1, num_test=17, num_blanks=1, test_grids=1))
+        sudoku.generate(SudokuDataConfig(**small, num_train=1, num_test=17, num_blanks=1, test_grids=1))
     with pytest.raises(DataError, match=r"data\.test_grids=288: there are 288 grids"):
-        sudoku_generator.generate(SudokuDataConfig(**small, num_train=1, num_test=1, test_grids=288))
+        sudoku.generate(SudokuDataConfig(**small, num_train=1, num_test=1, test_grids=288))
 
 
 def test_build_says_what_its_tokens_are() -> None:
@@ -231,11 +230,18 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str) -> None:
         sudoku_csv.read_csv(tmp_path / "missing.csv", 2, 2)
 
 
+def rows_of(grids: list[bytes], blanks: int) -> str:
+    """A row for each grid, rated by its number; rows with other blanks are other puzzles up to symmetry."""
+    texts = ["".join(map(str, grid)) for grid in grids]
+    return HEADER + "".join(f"s,{'.' * blanks}{text[blanks:]},{text},{n}\n" for n, text in enumerate(texts))
+
+
 def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
     grids = [bytes(grid) for grid in sudoku_generator.all_grids(2, 2)[:20]]
-    lines = [f"s,.{text[1:]},{text},{n}\n" for n, text in enumerate("".join(map(str, grid)) for grid in grids)]
-    path = str(csv_file(tmp_path, HEADER + "".join(lines)))
-    config = SudokuDataConfig(box_rows=2, box_cols=2, source="csv", train_csv=path, test_csv=path, min_rating=5)
+    train_csv, test_csv = (str(csv_file(tmp_path, rows_of(grids, blanks), f"{blanks}.csv")) for blanks in (1, 2))
+    config = SudokuDataConfig(
+        box_rows=2, box_cols=2, source="csv", train_csv=train_csv, test_csv=test_csv, min_rating=5
+    )
     config.num_train, config.num_test = 6, None
     built = sudoku.build(config)
     train, test = built.train, built.test
@@ -243,6 +249,8 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
     assert len(chosen) == 6
     assert chosen == sorted(chosen)
     assert min(chosen) >= 5
+    assert train.ratings is not None
+    assert train.ratings.tolist() == chosen
     assert len(test["all"]) == 20
     assert test["all"].ratings is not None
     assert test["all"].ratings.tolist() == list(range(20))
@@ -257,20 +265,36 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
         sudoku.build(config)
 
 
-def test_puzzles_are_rated_by_their_file_or_by_the_rounds_that_they_take(tmp_path: Path) -> None:
-    assert sudoku_solver.rounds_to_solve(list(sudoku_generator.all_grids(2, 2)[0]), 2, 2) == 1
-    easy = digits(HARD)
-    solution = sudoku_solver.solve(easy, 3, 3)
-    assert solution is not None
-    easy[10:] = solution.reshape(-1)[10:]
-    assert 1 < sudoku_solver.rounds_to_solve(easy, 3, 3) < 20 < sudoku_solver.rounds_to_solve(digits(HARD), 3, 3)
-    config = SudokuDataConfig(name="rated", box_rows=2, box_cols=2, num_train=2, num_test=9)
+def test_training_puzzles_that_are_test_puzzles_up_to_symmetry_are_refused_or_left_out(tmp_path: Path) -> None:
+    grids = [bytes(grid) for grid in sudoku_generator.all_grids(2, 2)[:20]]
+    lines = rows_of(grids, 1).splitlines(keepends=True)
+    planted = rows_of(grids[5:6], 2).splitlines(keepends=True)[1].replace("\n", "7\n")
+    train_csv = str(csv_file(tmp_path, "".join([*lines, planted]), "train.csv"))
+    test_csv = str(csv_file(tmp_path, rows_of(grids[12:13], 2), "test.csv"))  # another grid, and yet the same puzzle
+    config = SudokuDataConfig(box_rows=2, box_cols=2, source="csv", train_csv=train_csv, test_csv=test_csv)
+    config.num_train, config.num_test = None, None
+    with pytest.raises(
+        DataError, match=r"train\.csv, puzzle 21: up to symmetry it is puzzle 1 of .*\n.*drop_overlap=true"
+    ):
+        sudoku.build(config)
+    config.drop_overlap = True
+    for wanted in (None, 20):
+        config.num_train = wanted
+        built = sudoku.build(config)
+        assert built.train.ratings is not None
+        assert built.train.ratings.tolist() == list(range(20))
+        assert built.info.build["disjoint_up_to_symmetry"]
+    config.num_train = 21
+    with pytest.raises(DataError, match=r"data\.num_train=21: only 20 puzzles .*\n  way out: .*num_train=20"):
+        sudoku.build(config)
+
+
+def test_ratings_are_a_remark_of_every_split(tmp_path: Path) -> None:
+    config = SudokuDataConfig(name="rated", box_rows=2, box_cols=3, num_train=2, num_test=9)
     built = ensure_dataset(config, tmp_path)
-    ratings = built.test["all"].ratings
-    assert ratings is not None
-    questions = built.test["all"].inputs - 1
-    assert ratings.tolist() == [sudoku_solver.rounds_to_solve(question, 2, 2) for question in questions]
-    assert built.train.ratings is None
+    for split in (built.train, built.test["all"]):
+        assert split.ratings is not None
+        assert split.ratings.tolist() == rating.ratings(split.inputs - 1, 2, 3).tolist()
     # A remark: without it the data are the same data.
     (built.folder / "test/all/ratings.npy").unlink()
     unrated = Dataset.open(built.folder)
@@ -279,3 +303,71 @@ def test_puzzles_are_rated_by_their_file_or_by_the_rounds_that_they_take(tmp_pat
     np.save(built.folder / "test/all/ratings.npy", np.zeros(8, np.int32))
     with pytest.raises(DataError, match=r"test/all/ratings is int32 \(8,\), not int32 \(9,\)"):
         Dataset.open(built.folder)
+
+
+# ------------------------------------------------------------------------------------ search and rating
+
+
+def test_the_compiled_search_finds_what_the_plain_one_finds() -> None:
+    for box_rows, box_cols in ((2, 2), (2, 3), (3, 3)):
+        tables, cells = search.tables_of(box_rows, box_cols), (box_rows * box_cols) ** 2
+        stack, queue = np.empty((cells + 1, cells), np.uint32), np.empty(cells, np.int16)
+        for number in range(20):
+            grid = np.frombuffer(sudoku_generator.random_grid(box_rows, box_cols, number), np.uint8)
+            board = np.where(np.arange(cells) * 7 % cells < cells * (60 - number) // 100, 0, grid).astype(np.uint8)
+            want = sudoku_solver.count_solutions(board, box_rows, box_cols, limit=5)
+            for level in (search.SINGLES, search.LOCKED):
+                for where in (search.FEWEST, search.INTERACTING, search.ANY):
+                    found = np.zeros((5, cells), np.uint8)
+                    search.fill(stack[0], board, box_rows * box_cols)
+                    count, _ = search.search(stack, queue, found, tables, level, where, np.uint64(number), 10**6)
+                    assert count == want
+                    assert len(grids_of(found[:count])) == count
+                    assert all(
+                        sudoku_csv.wrong_with(board + 1, one + 1, box_rows, box_cols) == "" for one in found[:count]
+                    )
+
+
+def test_a_rating_counts_guesses() -> None:
+    solution = sudoku_solver.solve(digits(HARD), 3, 3)
+    assert solution is not None
+    easy = solution.reshape(-1).copy()
+    easy[::3] = 0
+    assert rating.mean_guesses(np.stack([easy, digits(HARD)]), 3, 3).tolist() == [0.0, 10.5]
+    two = np.zeros((1, 16), np.uint8)  # an empty board: every search guesses, however it breaks ties
+    assert rating.mean_guesses(two, 2, 2)[0] >= 2
+
+
+def test_puzzles_of_a_minimum_rating() -> None:
+    config = SudokuDataConfig(num_train=6, num_test=3, min_rating=2)
+    calls: list[tuple[int, int]] = []
+    train, test = sudoku.generate(config, lambda done, total: calls.append((done, total)))
+    assert calls == sorted(calls)
+    assert calls[-1] == (9, 9)
+    for puzzles in (train, test):
+        assert rating.ratings(puzzles.questions, 3, 3).min() >= 2
+        for question, answer in zip(puzzles.questions, puzzles.answers, strict=True):
+            assert sudoku_solver.count_solutions(question, 3, 3) == 1
+            assert sudoku_csv.wrong_with(question + 1, answer + 1, 3, 3) == ""
+    again = sudoku.generate(config)
+    assert again[0].questions.tobytes() == train.questions.tobytes()
+    with pytest.raises(DataError, match=r"data\.min_rating=1: .*0 of 2 such puzzles\n  way out: .*min_rating=0"):
+        sudoku.generate(SudokuDataConfig(box_rows=2, box_cols=2, num_train=3, num_test=2, min_rating=1))
+
+
+def test_evolution_hardens_and_copies_nothing() -> None:
+    tables, start = search.tables_of(3, 3), sudoku.generate(SudokuDataConfig(num_train=20, num_test=1))[0]
+    boards, grids, scores = start.questions.copy(), start.answers.copy(), np.zeros(20, np.int64)
+    search.score_all(boards, scores, tables, np.uint64(1))
+    before = scores.copy()
+    search.evolve(boards, grids, scores, tables, np.uint64(2), 0, 300)
+    whole = boards.tobytes()
+    assert scores.min() >= before.min()
+    assert scores.sum() > before.sum()
+    assert len(grids_of(boards)) == 20
+    assert all(sudoku_solver.count_solutions(board, 3, 3) == 1 for board in boards)
+    # The same in pieces: a step depends on its number, not on where it began.
+    boards, grids, scores = start.questions.copy(), start.answers.copy(), before.copy()
+    for first in range(0, 300, 100):
+        search.evolve(boards, grids, scores, tables, np.uint64(2), first, 100)
+    assert boards.tobytes() == whole

@@ -42,7 +42,7 @@ def augment(
 def pair(box_rows: int, box_cols: int, number: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """A puzzle and its solution as tokens (1, S)."""
     grid = sudoku_generator.random_grid(box_rows, box_cols, number)
-    order = permutations(random_words(number, count=len(grid))[0]).tolist()
+    order = permutations(random_words(number, count=len(grid))[0])
     question = sudoku_generator.dig(grid, order, box_rows, box_cols, num_blanks=len(grid) // 3)
     return np.frombuffer(question, np.uint8)[None] + 1, np.frombuffer(grid, np.uint8)[None] + 1
 

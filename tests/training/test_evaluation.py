@@ -59,7 +59,7 @@ def test_what_is_kept_of_every_act_step_is_what_a_plain_loop_finds(dataset: Data
     easy = split.labels.copy()  # so that some puzzles are solved
     _, whole = next(batches_of(dataset, Ranks(torch.device("cpu"))).evaluation(split, len(split)))
     easy[::2] = list(reason(model, whole, 3))[-1].logits.argmax(-1)[::2].numpy()
-    split = dataclasses.replace(split, labels=easy)
+    split = dataclasses.replace(split, labels=easy, ratings=np.arange(len(split), dtype=np.int32) % 5)
     dataset = dataclasses.replace(dataset, test={"all": split})
     found = evaluate(model, batches_of(dataset, Ranks(torch.device("cpu"))), 5, shown_puzzles=3)
     arrays = found.arrays

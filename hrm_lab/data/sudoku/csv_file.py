@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hrm_lab.data.puzzle_csv import Chunk, read_chunks
-from hrm_lab.data.sudoku.generator import Puzzles
-from hrm_lab.data.sudoku.solver import Boards, units_of
+from hrm_lab.data.sudoku.solver import Boards, Puzzles, cells_of_units
 
 SYMBOLS = ".123456789ABCDEFGHIJKLMNOP"  # digit -> character, up to side 25
 
@@ -91,22 +90,13 @@ def _explain(board: Boards, text: str, box_rows: int, box_cols: int) -> str:
     if (board == 255).any():
         cell = int((board == 255).argmax())
         return f"has {text[cell]!r} as character {cell + 1}, which is no digit of side {side}"
-    for unit, cells in enumerate(_cells_of_units(box_rows, box_cols)):
+    for unit, cells in enumerate(cells_of_units(box_rows, box_cols)):
         digits = [digit for digit in board[cells].tolist() if digit]
         twice = [digit for digit in digits if digits.count(digit) > 1]
         if twice:
             kind = ("row", "column", "box")[unit // side]
             return f"has digit {SYMBOLS[twice[0]]} twice in {kind} {unit % side + 1}"
     raise AssertionError("a good board")
-
-
-def _cells_of_units(box_rows: int, box_cols: int) -> list[list[int]]:
-    side = box_rows * box_cols
-    cells: list[list[int]] = [[] for _ in range(3 * side)]
-    for cell in range(side * side):
-        for unit in units_of(cell, box_rows, box_cols):
-            cells[unit].append(cell)
-    return cells
 
 
 def _check_pairs(chunk: Chunk, questions: Boards, answers: Boards, box_rows: int, box_cols: int) -> None:

@@ -1,42 +1,30 @@
 """Sudoku puzzles with one solution, drawn at random: a function of the settings, the same bytes every time.
 
-No training puzzle has the solution grid of a test puzzle. Words as in `solver`.
+No training puzzle has the solution grid of a test puzzle, or is one up to symmetry. Words as in `solver`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from hrm_lab.data.addressed import permutations, random_words
-from hrm_lab.data.sudoku.solver import Boards, Geometry, SearchLimit, digits_of, geometry_of, solutions
-from hrm_lab.data.task import Progress
+from hrm_lab.data.sudoku.canonical import canonical_form, class_hashes
+from hrm_lab.data.sudoku.search import empty_cells, random_solution, tables_of
+from hrm_lab.data.sudoku.solver import TEST, TRAIN, Boards, Puzzles, digits_of, geometry_of, solutions
 from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import DataError
 
 # What a random word is for; see `random_words`.
 _GRID, _ORDER, _PICK = 0x6001, 0x6002, 0x6003
-_TRAIN, _TEST, _HELD_OUT = 0, 1, 2
+_HELD_OUT = 2  # beside TRAIN and TEST
 
 _TRIES = 100  # grids and orders tried for one puzzle
 _ENUMERABLE_SIDE = 4  # up to here all grids are listed: 288 of 2x2 boxes, 576 of 1x4
-_GRID_NODES = 2_000  # search nodes after which a random grid is begun afresh
-_DIG_NODES = 500  # search nodes after which a cell counts as needed: only large boards get there
-
-
-@dataclass(frozen=True)
-class Puzzles:
-    """Puzzles with their solutions."""
-
-    questions: Boards  # (N, S) digits, 0 = blank
-    answers: Boards  # (N, S) digits
-
-    def __len__(self) -> int:
-        return len(self.questions)
 
 
 @lru_cache(maxsize=8)
@@ -53,18 +41,13 @@ def random_grid(box_rows: int, box_cols: int, *address: int) -> bytes:
     """A random solution grid, S digits, as a function of an address (`random_words`).
 
     A search that tries digits in random order. It is begun afresh when it gets lost, and on a large board (side 16
-    and more) that goes wrong every time a shuffled pattern grid is taken.
+    and more) where that goes wrong every time a shuffled pattern grid is taken.
     """
-    geometry = geometry_of(box_rows, box_cols)
-    side = geometry.side
-    for attempt in range(10):
-        words = random_words(_GRID, *address, attempt, count=side**3).reshape(side * side, side)
-        planes = [geometry.all_cells] * side
-        try:
-            found = solutions(geometry, planes, geometry.all_cells, _GRID_NODES, permutations(words).tolist())
-            return bytes(digits_of(next(found), side))
-        except SearchLimit:
-            continue
+    grid = np.zeros((1, (box_rows * box_cols) ** 2), np.uint8)
+    for seed in random_words(_GRID, *address, count=10)[0]:
+        if random_solution(grid, tables_of(box_rows, box_cols), seed) == 1:
+            return grid.tobytes()
+        grid[:] = 0
     return _shuffled_pattern(box_rows, box_cols, *address)
 
 
@@ -80,7 +63,9 @@ def _shuffled_pattern(box_rows: int, box_cols: int, *address: int) -> bytes:
     return bytes((permutations(words[0])[grid] + 1)[np.ix_(rows.reshape(-1), cols.reshape(-1))].reshape(-1).tolist())
 
 
-def dig(grid: bytes, order: Sequence[int], box_rows: int, box_cols: int, num_blanks: int | None = None) -> bytes:
+def dig(
+    grid: bytes, order: npt.NDArray[np.int64], box_rows: int, box_cols: int, num_blanks: int | None = None
+) -> bytes:
     """Empty cells of a solution grid in this order, leaving out each one whose loss would allow a second solution.
 
     Args:
@@ -93,43 +78,10 @@ def dig(grid: bytes, order: Sequence[int], box_rows: int, box_cols: int, num_bla
     Returns:
         S digits, 0 = blank; the solution is unique.
     """
-    geometry = geometry_of(box_rows, box_cols)
-    given, blocked = [0] * geometry.side, [geometry.all_cells] * geometry.side
-    for cell, digit in enumerate(grid):
-        given[digit - 1] |= 1 << cell
-        blocked[digit - 1] &= ~(1 << cell)
-    open_cells, blanks = 0, 0
-    for position, cell in enumerate(order):
-        if num_blanks is not None and (blanks >= num_blanks or blanks + len(order) - position < num_blanks):
-            break
-        mine, bit = grid[cell] - 1, 1 << cell
-        others = given[mine] ^ bit
-        seen = _seen(geometry, others)
-        trial_open = open_cells | bit
-        planes = [held | (trial_open & ~seen_by) for held, seen_by in zip(given, blocked, strict=True)]
-        # The cell with any digit but its own: the puzzle without it is unique just when this has no solution.
-        planes[mine] = others | (trial_open & ~seen & ~bit)
-        if not _solvable(geometry, planes, trial_open):
-            given[mine], blocked[mine], open_cells, blanks = others, seen, trial_open, blanks + 1
-    return bytes(digits_of(given, geometry.side))
-
-
-def _seen(geometry: Geometry, cells: int) -> int:
-    """All cells that one of `cells` sees."""
-    seen = 0
-    while cells:
-        bit = cells & -cells
-        seen |= geometry.peers[bit.bit_length() - 1]
-        cells ^= bit
-    return seen
-
-
-def _solvable(geometry: Geometry, planes: list[int], open_cells: int) -> bool:
-    """Whether there is a solution; True also when the search gets too long, so that the cell is kept."""
-    try:
-        return next(solutions(geometry, planes, open_cells, _DIG_NODES), None) is not None
-    except SearchLimit:
-        return True
+    board = np.frombuffer(grid, np.uint8).copy()
+    most = len(grid) if num_blanks is None else num_blanks
+    empty_cells(board, order, most, num_blanks is None, tables_of(box_rows, box_cols))
+    return board.tobytes()
 
 
 class _GridSource:
@@ -144,7 +96,6 @@ class _GridSource:
         else:
             held_out = self._draw_held_out(wanted)
         self.held_out = held_out
-        self._held_out = frozenset(held_out)
 
     def _share_out(self, wanted: int) -> list[bytes]:
         config, grids = self.config, all_grids(self.config.box_rows, self.config.box_cols)
@@ -171,55 +122,74 @@ class _GridSource:
             f"  way out: take at most data.test_grids={len(grids)}"
         )
 
-    def train(self, puzzle: int, attempt: int) -> bytes | None:
-        """The grid for a training puzzle; None when the draw fell on a held-out one."""
+    def train(self, puzzle: int, attempt: int) -> bytes:
+        """The grid for a training puzzle; where they are not listed it may be a held-out one."""
         config = self.config
         if self.listed:
-            word = random_words(_PICK, config.build_seed, _TRAIN, puzzle, attempt, count=1)[0, 0]
+            word = random_words(_PICK, config.build_seed, TRAIN, puzzle, attempt, count=1)[0, 0]
             return self.listed[int(word) % len(self.listed)]
-        grid = random_grid(config.box_rows, config.box_cols, config.build_seed, _TRAIN, puzzle, attempt)
-        return None if grid in self._held_out else grid
+        return random_grid(config.box_rows, config.box_cols, config.build_seed, TRAIN, puzzle, attempt)
 
     def test(self, puzzle: int, attempt: int) -> bytes:
         """The grid for a test puzzle: each in turn, another one when many orders have failed on it."""
         return self.held_out[(puzzle + max(0, attempt - _TRIES // 2)) % len(self.held_out)]
 
 
-def generate(config: SudokuDataConfig, progress: Progress | None = None) -> tuple[Puzzles, Puzzles]:
-    """Generate train and test puzzles, each with one solution; the same bytes for the same settings.
+class Held:
+    """What the test set holds, and so no training puzzle may be."""
 
-    No training puzzle has the solution grid of a test puzzle, and the puzzles of a split differ from each other.
+    def __init__(self, box_rows: int, box_cols: int) -> None:
+        self.shape = (box_rows, box_cols)
+        self.grids: set[bytes] = set()
+        self._alike: dict[int, list[Boards]] = {}  # by hash
+        self._form = lru_cache(maxsize=None)(
+            lambda puzzle: canonical_form(np.frombuffer(puzzle, np.uint8), *self.shape)
+        )
+
+    def add(self, test: Puzzles) -> None:
+        """Remember a test set."""
+        self.grids.update(answer.tobytes() for answer in test.answers)
+        for question, hashed in zip(test.questions, class_hashes(test.questions, *self.shape).tolist(), strict=True):
+            self._alike.setdefault(hashed, []).append(question)
+
+    def holds(self, questions: Boards, answers: Boards) -> npt.NDArray[np.bool_]:
+        """(N,) whether a puzzle is one of them up to symmetry, or has such a grid."""
+        if not self._alike:
+            return np.zeros(len(questions), np.bool_)
+        rows = zip(questions, answers, class_hashes(questions, *self.shape).tolist(), strict=True)
+        return np.array(
+            [answer.tobytes() in self.grids or self._is_like(question, hashed) for question, answer, hashed in rows],
+            np.bool_,
+        )
+
+    def _is_like(self, question: Boards, hashed: int) -> bool:
+        alike = self._alike.get(hashed, [])
+        return bool(alike) and self._form(question.tobytes()) in [self._form(other.tobytes()) for other in alike]
+
+
+def generate_split(config: SudokuDataConfig, split: int, size: int, held: Held, done: Callable[[int], None]) -> Puzzles:
+    """So many puzzles of a split, which differ from each other.
 
     Args:
-        config: `num_train` and `num_test` must be numbers.
-        progress: called with (puzzles done, puzzles in all).
+        config: whose `num_test` must be a number.
+        split: TRAIN or TEST.
+        size: puzzles.
+        held: what no training puzzle may be.
+        done: called with the number of puzzles that are there.
 
     Raises:
         DataError: when so many puzzles, or so many blanks, cannot be reached.
     """
-    if config.num_train is None or config.num_test is None:
-        raise ValueError("a generated dataset needs num_train and num_test")
+    if config.num_test is None:
+        raise ValueError("a generated dataset needs num_test")
     source = _GridSource(config, config.num_test)
-    test = _generate_split(config, source, _TEST, config.num_test, progress)
-    train = _generate_split(config, source, _TRAIN, config.num_train, progress)
-    return train, test
-
-
-def _generate_split(
-    config: SudokuDataConfig, source: _GridSource, split: int, size: int, progress: Progress | None
-) -> Puzzles:
-    """The test split is made first: its puzzles are counted as done when the training split begins."""
-    assert config.num_train is not None
-    assert config.num_test is not None
-    before = config.num_test if split == _TRAIN else 0
+    held.grids.update(source.held_out)
     known: dict[bytes, bytes] = {}  # puzzle -> its grid, in the order of making
     for number in range(size):
-        if progress is not None:
-            progress(before + number, config.num_train + config.num_test)
-        question, grid = _new_puzzle(config, source, split, number, known)
+        done(number)
+        question, grid = _new_puzzle(config, source, split, number, held, known)
         known[question] = grid
-    if progress is not None:
-        progress(before + size, config.num_train + config.num_test)
+    done(size)
     shape = (size, (config.box_rows * config.box_cols) ** 2)
     return Puzzles(
         np.frombuffer(b"".join(known), np.uint8).reshape(shape),
@@ -228,31 +198,35 @@ def _generate_split(
 
 
 def _new_puzzle(
-    config: SudokuDataConfig, source: _GridSource, split: int, number: int, known: dict[bytes, bytes]
+    config: SudokuDataConfig, source: _GridSource, split: int, number: int, held: Held, known: dict[bytes, bytes]
 ) -> tuple[bytes, bytes]:
     """A puzzle that is not known yet, and its grid."""
     cells, most = (config.box_rows * config.box_cols) ** 2, 0
     for attempt in range(_TRIES):
-        grid = source.train(number, attempt) if split == _TRAIN else source.test(number, attempt)
-        if grid is None:
-            continue
+        grid = source.train(number, attempt) if split == TRAIN else source.test(number, attempt)
         words = random_words(_ORDER, config.build_seed, split, number, attempt, count=cells)[0]
-        question = dig(grid, permutations(words).tolist(), config.box_rows, config.box_cols, config.num_blanks)
+        question = dig(grid, permutations(words), config.box_rows, config.box_cols, config.num_blanks)
         blanks = question.count(0)
         most = max(most, blanks)
-        if question not in known and (config.num_blanks is None or blanks == config.num_blanks):
+        if question in known or (config.num_blanks is not None and blanks != config.num_blanks):
+            continue
+        if split == TEST or not held.holds(*(np.frombuffer(board, np.uint8)[None] for board in (question, grid)))[0]:
             return question, grid
     _no_puzzle(config, split, number, most)
 
 
 def _no_puzzle(config: SudokuDataConfig, split: int, number: int, most: int) -> NoReturn:
-    boxes, key = f"{config.box_rows}x{config.box_cols} boxes", "num_train" if split == _TRAIN else "num_test"
+    boxes, key = f"{config.box_rows}x{config.box_cols} boxes", "num_train" if split == TRAIN else "num_test"
     if config.num_blanks is not None and most < config.num_blanks:
         raise DataError(
             f"data.num_blanks={config.num_blanks}: {_TRIES} tries found no puzzle of {boxes} with so many empty cells "
             f"and one solution\n  way out: take fewer blanks, or null for as many as each grid allows"
         )
-    grids = " or more data.test_grids" if split == _TEST else ""
+    grids = (
+        " or more data.test_grids"
+        if split == TEST
+        else " or fewer data.num_test, whose likes up to symmetry are left out"
+    )
     raise DataError(
         f"data.{key}={getattr(config, key)}: no further puzzle of {boxes} after {number} different ones in {_TRIES} "
         f"tries\n  way out: take at most data.{key}={number}{grids}, or another data.num_blanks"

@@ -7,7 +7,7 @@ arrays of digits, 0 = blank.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 Boards = npt.NDArray[np.uint8]
+TRAIN, TEST = 0, 1  # the splits, where random words are drawn for them
+
+
+@dataclass(frozen=True)
+class Puzzles:
+    """Puzzles with their solutions."""
+
+    questions: Boards  # (N, S) digits, 0 = blank
+    answers: Boards  # (N, S) digits
+
+    def __len__(self) -> int:
+        return len(self.questions)
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,14 @@ def units_of(cell: int, box_rows: int, box_cols: int) -> tuple[int, int, int]:
     return row, side + col, 2 * side + row // box_rows * box_rows + col // box_cols
 
 
-class SearchLimit(Exception):
-    """A search took more nodes than it was given."""
+def cells_of_units(box_rows: int, box_cols: int) -> list[list[int]]:
+    """The cells of each unit, in ascending order."""
+    side = box_rows * box_cols
+    cells: list[list[int]] = [[] for _ in range(3 * side)]
+    for cell in range(side * side):
+        for unit in units_of(cell, box_rows, box_cols):
+            cells[unit].append(cell)
+    return cells
 
 
 def _propagate(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
@@ -59,42 +77,25 @@ def _propagate(geometry: Geometry, planes: list[int], open_cells: int) -> int | 
         open_cells = left
 
 
-def solutions(
-    geometry: Geometry,
-    planes: list[int],
-    open_cells: int,
-    max_nodes: int | None = None,
-    priority: Sequence[Sequence[int]] | None = None,
-    propagate: Callable[[Geometry, list[int], int], int | None] = _propagate,
-) -> Iterator[list[int]]:
+def solutions(geometry: Geometry, planes: list[int], open_cells: int) -> Iterator[list[int]]:
     """Yield every completion, depth first.
 
     Args:
         geometry: of the board.
         planes: for each digit the mask of the cells that hold it or still may; changed in place.
         open_cells: cells not settled yet.
-        max_nodes: raise `SearchLimit` beyond so many nodes.
-        priority: [cell][digit] order in which a branching cell's digits are tried; None = ascending.
-        propagate: settles all that is forced at a node.
     """
     stack = [(planes, open_cells)]
-    nodes = 0
     while stack:
-        nodes += 1
-        if max_nodes is not None and nodes > max_nodes:
-            raise SearchLimit
         planes, open_cells = stack.pop()
-        left = propagate(geometry, planes, open_cells)
+        left = _propagate(geometry, planes, open_cells)
         if left is None:
             continue
         if left == 0:
             yield planes
             continue
         bit = _most_constrained(geometry, planes, left)
-        digits = [digit for digit, plane in enumerate(planes) if plane & bit]
-        if priority is not None:
-            digits.sort(key=priority[bit.bit_length() - 1].__getitem__)
-        for digit in reversed(digits):
+        for digit in reversed([digit for digit, plane in enumerate(planes) if plane & bit]):
             child = [plane & ~bit for plane in planes]
             child[digit] |= bit  # now a naked single
             stack.append((child, left))
@@ -172,18 +173,13 @@ def _candidates(geometry: Geometry, digits: Sequence[int]) -> tuple[list[int], i
     return [mine | (open_cells & ~theirs) for mine, theirs in zip(given, blocked, strict=True)], open_cells
 
 
-def _search(
-    puzzle: npt.ArrayLike,
-    box_rows: int,
-    box_cols: int,
-    propagate: Callable[[Geometry, list[int], int], int | None] = _propagate,
-) -> Iterator[list[int]]:
+def _search(puzzle: npt.ArrayLike, box_rows: int, box_cols: int) -> Iterator[list[int]]:
     geometry = geometry_of(box_rows, box_cols)
     digits = np.asarray(puzzle).reshape(-1).tolist()
     if len(digits) != geometry.side**2 or not all(0 <= digit <= geometry.side for digit in digits):
         raise ValueError(f"not {geometry.side**2} digits 0..{geometry.side}")
     start = _candidates(geometry, digits)
-    return iter(()) if start is None else solutions(geometry, *start, propagate=propagate)
+    return iter(()) if start is None else solutions(geometry, *start)
 
 
 def count_solutions(puzzle: npt.ArrayLike, box_rows: int, box_cols: int, limit: int = 2) -> int:
@@ -197,26 +193,6 @@ def solve(puzzle: npt.ArrayLike, box_rows: int, box_cols: int) -> Boards | None:
         side = box_rows * box_cols
         return np.array(digits_of(planes, side), np.uint8).reshape(side, side)
     return None
-
-
-def rounds_to_solve(puzzle: npt.ArrayLike, box_rows: int, box_cols: int) -> int:
-    """How hard a board is: rounds of deduction until its first completion, those after wrong guesses included.
-
-    Unlike the guesses alone, it tells puzzles apart that need none.
-    """
-    rounds = 0
-
-    def counting(geometry: Geometry, planes: list[int], open_cells: int) -> int | None:
-        nonlocal rounds
-        while True:
-            rounds += 1
-            left = _settle(geometry, planes, open_cells)
-            if left is None or left == open_cells:
-                return left
-            open_cells = left
-
-    next(_search(puzzle, box_rows, box_cols, counting), None)
-    return rounds
 
 
 def digits_of(planes: Sequence[int], side: int) -> list[int]:
