@@ -1,0 +1,207 @@
+"""One optimizer step: refill, one ACT segment, its losses, one backward, a sum over processes, two optimizers.
+
+It works on tensors that stay where they are (batch, draws, factors, carry, weights, moments), and nothing in it waits
+for the device or asks the host: so a CUDA graph can take it whole. What the host has to say is copied in before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hrm_lab.config import Config
+from hrm_lab.model.act import Batch, Carry, Exploration, initial_carry, train_segment
+from hrm_lab.model.hrm import HRM, Latents, Prediction
+from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, train_loss
+from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2
+from hrm_lab.optim.sign_sgd import sign_sgd_
+from hrm_lab.training.distributed import Ranks
+from hrm_lab.training.divergence import Vitals, pulse
+
+WARM_UP = 3  # calls before a graph is recorded: libraries make their handles and workspaces in the first ones
+
+
+class TrainStep:
+    """Computes optimizer steps. What it leaves behind is overwritten by the next step.
+
+    Args:
+        empty: this process's batch, zeros.
+        capture: record CUDA graphs; the device is a CUDA device then.
+
+    Attributes:
+        carry: what the slots hold.
+        sums: (8,) metric sums of the last step, this process's share.
+        predictions, targets: of the last step, for each part of the batch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: HRM,
+        optimizer: AdamATan2 | FusedAdamATan2,
+        ranks: Ranks,
+        empty: Batch,
+        capture: bool = False,
+    ) -> None:
+        training, size, device = config.training, empty.inputs.shape[0], ranks.device
+        self.model, self.optimizer, self.ranks = model, optimizer, ranks
+        self.global_batch_size = training.global_batch_size
+        self.puzzle_emb_weight_decay = config.optim.puzzle_emb_weight_decay
+        self.token_loss = TOKEN_LOSSES[config.model.loss_type]
+        self.vitals = Vitals(model, device)
+        self.carry = initial_carry(model, empty)
+        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        self.predictions: list[Prediction] = []
+        self.targets: list[Tensor | None] = []
+
+        self._batch = Batch(*(torch.zeros_like(field) for field in empty))
+        self._exploration: Exploration | None = None
+        if config.model.halt_max_steps > 1:
+            draws = torch.zeros(size, device=device), torch.zeros(size, dtype=torch.int32, device=device)
+            self._exploration = Exploration(*draws)
+        # The number of the step, the puzzle embedding's rate, and the optimizer's factors.
+        self._numbers = torch.zeros(5, dtype=torch.float64, device=device)
+        part = size // training.gradient_accumulation_steps
+        self._parts = [slice(start, start + part) for start in range(0, size, part)]
+        self._pulse = torch.zeros((), device=device)
+        width = 0 if model.puzzle_emb is None else config.model.puzzle_emb_ndim
+        self._puzzle_ids = torch.zeros(training.global_batch_size, dtype=torch.int32, device=device)
+        self._puzzle_grads = torch.zeros(training.global_batch_size, width, device=device)
+        self._phases = self._recorded() if capture else [self._gradients, self._exchange, self._update]
+
+    def __call__(
+        self, number: int, batch: Batch, exploration: Exploration | None, lr: float, puzzle_emb_lr: float
+    ) -> Tensor:
+        """Compute a step; its metric sums.
+
+        Args:
+            number: of the step, counted from 1.
+            batch, exploration: this process's, on the host or the device; exploration is needed when
+                halt_max_steps > 1.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        numbers = [float(number), puzzle_emb_lr, 0.0, 0.0, 0.0]
+        if isinstance(self.optimizer, AdamATan2):
+            numbers[2:] = self.optimizer.next_factors()
+        fill(self._numbers, torch.tensor(numbers, dtype=torch.float64))
+        for own, given in zip(self._batch, batch, strict=True):
+            fill(own, given)
+        if self._exploration is not None:
+            assert exploration is not None
+            for own, given in zip(self._exploration, exploration, strict=True):
+                fill(own, given)
+        for phase in self._phases:
+            phase()
+        return self.sums
+
+    def _recorded(self) -> list[Callable[[], None]]:
+        """The phases as CUDA graphs; what other processes or another package's optimizer take part in is not in one."""
+        if not isinstance(self.optimizer, AdamATan2):
+            return [Recorded(self._gradients), self._exchange, self._update]
+        if self.ranks.world_size > 1:
+            return [Recorded(self._gradients), self._exchange, Recorded(self._update)]
+        return [Recorded(self._gradients, self._update)]
+
+    def _gradients(self) -> None:
+        """Forwards and backwards; the carry goes on to the next step."""
+        self.predictions, self.targets = [], []
+        ids, row_grads = [], []
+        self.sums.zero_()
+        for p in self.model.parameters():
+            p.grad = None  # and not zeroed: the first gradient that comes takes its place
+        with self.model.weights_cast_once():
+            for rows in self._parts:
+                held, batch = _rows(self.carry, rows), Batch(*(field[rows] for field in self._batch))
+                draws = self._exploration and Exploration(*(field[rows] for field in self._exploration))
+                carry, segment = train_segment(self.model, held, batch, draws)
+                loss, sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
+                # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
+                (loss / self.global_batch_size).backward()  # type: ignore[no-untyped-call]
+                self.sums += sums
+                self.predictions.append(Prediction(*(said.detach() for said in segment.prediction)))
+                self.targets.append(segment.target_q_continue)
+                if segment.puzzle_rows is not None and segment.puzzle_rows.grad is not None:
+                    ids.append(carry.data.puzzle_identifiers)
+                    row_grads.append(segment.puzzle_rows.grad)
+                for own, new in zip(_tensors(held), _tensors(carry), strict=True):
+                    own.copy_(new)
+        self._pulse.copy_(pulse(self.sums))
+        if row_grads:
+            share = self.ranks.share(self.global_batch_size)
+            self._puzzle_ids[share] = torch.cat(ids)
+            self._puzzle_grads[share] = torch.cat(row_grads)
+
+    def _exchange(self) -> None:
+        """Sum over all processes; the rows of the puzzle embedding are gathered."""
+        if self.ranks.world_size == 1:
+            return
+        self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), self._pulse])
+        if self.model.puzzle_emb is not None:
+            share = self.ranks.share(self.global_batch_size)
+            for rows in (self._puzzle_ids, self._puzzle_grads):
+                rows.copy_(self.ranks.gather(rows[share]))
+
+    def _update(self) -> None:
+        """Both optimizers, the puzzle embedding's first."""
+        self.vitals.note(self._numbers[0], self._pulse, self._puzzle_grads)
+        if self.model.puzzle_emb is not None:
+            table, rate, decay = self.model.puzzle_emb.weights, self._numbers[1], self.puzzle_emb_weight_decay
+            sign_sgd_(table, self._puzzle_ids, self._puzzle_grads, rate, decay)
+        if isinstance(self.optimizer, AdamATan2):
+            self.optimizer.apply(self._numbers[2:].float())
+        else:
+            self.optimizer.step()
+
+
+class Recorded:
+    """Functions over fixed CUDA tensors: called a few times, then recorded as a CUDA graph and replayed for good.
+
+    All calls before the recording run on a stream of their own, as the recording does: autograd goes back through a
+    parameter on the stream that it has first seen it on.
+    """
+
+    def __init__(self, *functions: Callable[[], None]) -> None:
+        self.functions = functions
+        self._calls = 0
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        """Do what the functions do."""
+        if self._graph is None and self._calls == WARM_UP:
+            self._graph = torch.cuda.CUDAGraph()
+            # Other threads (a checkpoint being written) may do meanwhile what a recording could not.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._call()
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._calls += 1
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            self._call()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _call(self) -> None:
+        for function in self.functions:
+            function()
+
+
+def fill(own: Tensor, given: Tensor) -> None:
+    """Copy into a fixed tensor; from the host to a GPU by way of pinned memory, so that nobody waits."""
+    if own.device.type == "cuda" and given.device.type == "cpu":
+        given = given.pin_memory()
+    own.copy_(given, non_blocking=True)
+
+
+def _tensors(carry: Carry) -> list[Tensor]:
+    return [*carry.latents, carry.steps, carry.halted, *carry.data]
+
+
+def _rows(carry: Carry, rows: slice) -> Carry:
+    """Views of some slots."""
+    z_H, z_L, steps, halted, *data = (tensor[rows] for tensor in _tensors(carry))
+    return Carry(Latents(z_H, z_L), steps, halted, Batch(*data))
