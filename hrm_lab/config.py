@@ -153,6 +153,12 @@ class TrainingConfig:
         4, "test puzzles that each evaluation shows step by step", unit="puzzles", low=0, identity=False
     )
     device: str = setting("auto", "auto = cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"))
+    execution: str = setting(
+        "auto",
+        "how a step is computed: eager; compiled by torch; captured = compiled and taken whole as a CUDA graph; "
+        "auto = captured on CUDA, eager on a CPU. They differ by rounding",
+        choices=("auto", "eager", "compiled", "captured"),
+    )
     threads: int = setting(1, "CPU threads of one process", unit="threads", low=1, identity=False)
     log_interval: int = setting(
         10, "steps that one logged training value is averaged over", unit="steps", low=1, identity=False

@@ -70,6 +70,7 @@ def validate(config: Config) -> None:
         "its kernels need CUDA, and training.device=cpu",
         "take optim.backend=torch, the same rule",
     )
+    check_execution(training, training.device)
     _validate_stopping(config)
     if isinstance(config.data, SudokuDataConfig):
         _validate_sudoku(config.data, training)
@@ -130,6 +131,24 @@ def check_gpu_budget(stopping: StoppingConfig, device: str) -> None:
         stopping.max_gpu_hours,
         "would never be spent on the CPU",
         "take stopping.max_hours",
+    )
+
+
+def check_execution(training: TrainingConfig, device: str) -> None:
+    """Refuse CUDA graphs where there is no CUDA.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` where that is not known yet.
+
+    Raises:
+        ConfigError: on a machine without a GPU.
+    """
+    _require(
+        training.execution != "captured" or device != "cpu",
+        "training.execution",
+        training.execution,
+        "is a CUDA graph, and the run is on the CPU",
+        "take training.execution=compiled, or eager",
     )
 
 

@@ -42,15 +42,10 @@ class Exploration(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """One ACT step of every slot.
-
-    `target_q_continue` (B,) is there in training when sequences may halt early; `puzzle_rows` (B, E) is the leaf whose
-    gradient the puzzle embedding's optimizer takes.
-    """
+    """One ACT step of every slot; `target_q_continue` (B,) is there in training when sequences may halt early."""
 
     prediction: Prediction
     target_q_continue: Tensor | None
-    puzzle_rows: Tensor | None
 
 
 def initial_carry(model: HRM, batch: Batch) -> Carry:
@@ -87,18 +82,20 @@ def refill(model: HRM, carry: Carry, batch: Batch) -> Carry:
     return Carry(latents, torch.where(halted, 0, carry.steps), halted, data)
 
 
-def train_segment(model: HRM, carry: Carry, batch: Batch, exploration: Exploration | None) -> tuple[Carry, Segment]:
+def train_segment(
+    model: HRM, carry: Carry, puzzle_rows: Tensor | None, exploration: Exploration | None
+) -> tuple[Carry, Segment]:
     """One training segment of every slot.
 
     Args:
+        carry: refilled.
+        puzzle_rows: (B, E) of the puzzles that the slots hold now; the leaf whose gradient their optimizer takes.
         exploration: this step's draws; needed when halt_max_steps > 1.
 
     Returns:
         the carry for the next step, and the segment with its graph.
     """
     config = model.config
-    carry = refill(model, carry, batch)
-    puzzle_rows = model.gather_puzzle_rows(carry.data.puzzle_identifiers)
     x = model.embed(carry.data.inputs, puzzle_rows)
     latents, prediction = model(carry.latents, x)
     steps = carry.steps + 1
@@ -115,7 +112,7 @@ def train_segment(model: HRM, carry: Carry, batch: Batch, exploration: Explorati
             q_halt, q_continue = model.look_ahead(latents, x)
             best = torch.where(is_last, q_halt, torch.maximum(q_halt, q_continue))
             target = torch.sigmoid(best)
-    return Carry(latents, steps, halted, carry.data), Segment(prediction, target, puzzle_rows)
+    return Carry(latents, steps, halted, carry.data), Segment(prediction, target)
 
 
 def reason(model: HRM, batch: Batch, max_steps: int) -> Iterator[Prediction]:

@@ -47,10 +47,10 @@ class ReasoningModule(nn.Module):
         )
 
     def forward(
-        self, state: Tensor, *injections: Tensor, rotary: RotaryEmbedding | None, first_only: bool = False
+        self, state: Tensor, injection: Tensor, rotary: RotaryEmbedding | None, first_only: bool = False
     ) -> Tensor:
         """All positions (B, L, D), or the first one alone (B, 1, D)."""
-        state = state + sum(injections[1:], injections[0])
+        state = state + injection
         *layers, last = self.layers
         for layer in layers:
             state = layer(state, rotary)
@@ -144,15 +144,16 @@ class HRM(nn.Module):
         Args:
             first_only: z_H is asked for at the first position alone, so the last block computes no other.
         """
-        z_H, z_L = latents
-        low_calls = self.config.H_cycles * self.config.L_cycles
+        (z_H, z_L), rotary = latents, self.rotary_emb
         with torch.no_grad():
-            for call in range(1, low_calls):
-                z_L = self.L_level(z_L, z_H, x, rotary=self.rotary_emb)
-                if call % self.config.L_cycles == 0:
-                    z_H = self.H_level(z_H, z_L, rotary=self.rotary_emb)
-        z_L = self.L_level(z_L, z_H, x, rotary=self.rotary_emb)
-        return Latents(self.H_level(z_H, z_L, rotary=self.rotary_emb, first_only=first_only), z_L)
+            for cycle in range(self.config.H_cycles):
+                is_last, injection = cycle == self.config.H_cycles - 1, z_H + x
+                for _ in range(self.config.L_cycles - is_last):
+                    z_L = self.L_level(z_L, injection, rotary)
+                if not is_last:
+                    z_H = self.H_level(z_H, z_L, rotary)
+        z_L = self.L_level(z_L, z_H + x, rotary)
+        return Latents(self.H_level(z_H, z_L, rotary, first_only), z_L)
 
     def forward(self, latents: Latents, x: Tensor) -> tuple[Latents, Prediction]:
         """One segment from `latents` on the input embedding x; the new latents are cut from the graph."""

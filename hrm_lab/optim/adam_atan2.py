@@ -26,7 +26,7 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, float], None]
 def atan2_rule(
     p: Tensor, grad: Tensor, average: Tensor, square: Tensor, factors: Tensor, beta1: float, beta2: float
 ) -> None:
-    """Update one parameter and its two moments in place; all of any one shape, `factors` (3,) as `next_factors` says."""
+    """Update one parameter and its two moments in place, all of one shape; `factors` (3,) as from `next_factors`."""
     decay, correction, scale = factors.unbind()
     p.mul_(decay)
     average.lerp_(grad, 1 - beta1)
@@ -66,7 +66,7 @@ class AdamATan2:
 
     @torch.no_grad()
     def apply(self, factors: Tensor) -> None:
-        """Update every parameter that has a gradient; `factors` (3,) float32 are on the device. Nothing waits for it."""
+        """Update every parameter that has a gradient; `factors` (3,) float32 are on the device."""
         beta1, beta2 = self.param_groups[0]["betas"]
         for p in self.params:
             if p.grad is None:

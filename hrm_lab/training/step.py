@@ -6,16 +6,20 @@ for the device or asks the host: so a CUDA graph can take it whole. What the hos
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hrm_lab.config import Config
-from hrm_lab.model.act import Batch, Carry, Exploration, initial_carry, train_segment
+from hrm_lab.model.act import Batch, Carry, Exploration, Segment, initial_carry, refill, train_segment
 from hrm_lab.model.hrm import HRM, Latents, Prediction
-from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, train_loss
-from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2
+from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, TokenLoss, train_loss
+from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, atan2_rule
 from hrm_lab.optim.sign_sgd import sign_sgd_
 from hrm_lab.training.distributed import Ranks
 from hrm_lab.training.divergence import Vitals, pulse
@@ -23,12 +27,21 @@ from hrm_lab.training.divergence import Vitals, pulse
 WARM_UP = 3  # calls before a graph is recorded: libraries make their handles and workspaces in the first ones
 
 
+def forward(
+    model: HRM, carry: Carry, puzzle_rows: Tensor | None, exploration: Exploration | None, token_loss: TokenLoss
+) -> tuple[Carry, Segment, Tensor, Tensor]:
+    """One segment of refilled slots: what is carried on, what it says, its loss, and its metric sums."""
+    carry, segment = train_segment(model, carry, puzzle_rows, exploration)
+    return carry, segment, *train_loss(segment, carry.data, carry.halted, carry.steps, token_loss)
+
+
 class TrainStep:
     """Computes optimizer steps. What it leaves behind is overwritten by the next step.
 
     Args:
         empty: this process's batch, zeros.
-        capture: record CUDA graphs; the device is a CUDA device then.
+        execution: eager, compiled or captured (on a CUDA device).
+        cache: folder of what is compiled; None = torch's own.
 
     Attributes:
         carry: what the slots hold.
@@ -43,13 +56,15 @@ class TrainStep:
         optimizer: AdamATan2 | FusedAdamATan2,
         ranks: Ranks,
         empty: Batch,
-        capture: bool = False,
+        execution: str = "eager",
+        cache: Path | None = None,
     ) -> None:
         training, size, device = config.training, empty.inputs.shape[0], ranks.device
         self.model, self.optimizer, self.ranks = model, optimizer, ranks
         self.global_batch_size = training.global_batch_size
         self.puzzle_emb_weight_decay = config.optim.puzzle_emb_weight_decay
         self.token_loss = TOKEN_LOSSES[config.model.loss_type]
+        self.refill, self.forward = refill, forward  # or what a compiler has made of them
         self.vitals = Vitals(model, device)
         self.carry = initial_carry(model, empty)
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
@@ -69,7 +84,10 @@ class TrainStep:
         width = 0 if model.puzzle_emb is None else config.model.puzzle_emb_ndim
         self._puzzle_ids = torch.zeros(training.global_batch_size, dtype=torch.int32, device=device)
         self._puzzle_grads = torch.zeros(training.global_batch_size, width, device=device)
-        self._phases = self._recorded() if capture else [self._gradients, self._exchange, self._update]
+        if execution != "eager":
+            compile_step(self, cache)
+        captured = execution == "captured"
+        self._phases = self._recorded() if captured else [self._gradients, self._exchange, self._update]
 
     def __call__(
         self, number: int, batch: Batch, exploration: Exploration | None, lr: float, puzzle_emb_lr: float
@@ -97,6 +115,10 @@ class TrainStep:
             phase()
         return self.sums
 
+    def puzzle_gradient(self) -> tuple[Tensor, Tensor]:
+        """Of the last step, over all processes: identifiers (B,), and the gradient (B, E) of each one's row."""
+        return self._puzzle_ids, self._puzzle_grads
+
     def _recorded(self) -> list[Callable[[], None]]:
         """The phases as CUDA graphs; what other processes or another package's optimizer take part in is not in one."""
         if not isinstance(self.optimizer, AdamATan2):
@@ -116,16 +138,17 @@ class TrainStep:
             for rows in self._parts:
                 held, batch = _rows(self.carry, rows), Batch(*(field[rows] for field in self._batch))
                 draws = self._exploration and Exploration(*(field[rows] for field in self._exploration))
-                carry, segment = train_segment(self.model, held, batch, draws)
-                loss, sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
+                carry = self.refill(self.model, held, batch)
+                puzzle_rows = self.model.gather_puzzle_rows(carry.data.puzzle_identifiers)
+                carry, segment, loss, sums = self.forward(self.model, carry, puzzle_rows, draws, self.token_loss)
                 # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
                 (loss / self.global_batch_size).backward()  # type: ignore[no-untyped-call]
                 self.sums += sums
                 self.predictions.append(Prediction(*(said.detach() for said in segment.prediction)))
                 self.targets.append(segment.target_q_continue)
-                if segment.puzzle_rows is not None and segment.puzzle_rows.grad is not None:
+                if puzzle_rows is not None and puzzle_rows.grad is not None:
                     ids.append(carry.data.puzzle_identifiers)
-                    row_grads.append(segment.puzzle_rows.grad)
+                    row_grads.append(puzzle_rows.grad)
                 for own, new in zip(_tensors(held), _tensors(carry), strict=True):
                     own.copy_(new)
         self._pulse.copy_(pulse(self.sums))
@@ -188,6 +211,22 @@ class Recorded:
     def _call(self) -> None:
         for function in self.functions:
             function()
+
+
+def compile_step(step: TrainStep, cache: Path | None) -> None:
+    """Have torch's compiler make what it can of a step. It is loaded here and nowhere else: that takes two seconds.
+
+    A module of the model is compiled for itself, once with and once without a gradient, and both modules share what
+    comes of it: the whole segment as one graph is compiled for minutes, anew in each process, and is hardly faster.
+    """
+    if cache is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
+    importlib.import_module("torch._dynamo").config.recompile_limit = 64  # one for each batch size, and the like
+    options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
+    for module in (step.model.L_level, step.model.H_level):
+        module.compile(**options)
+    if isinstance(step.optimizer, AdamATan2):
+        step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=True)
 
 
 def fill(own: Tensor, given: Tensor) -> None:

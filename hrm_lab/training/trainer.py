@@ -31,7 +31,9 @@ from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
 from hrm_lab.training.step import TrainStep
 from hrm_lab.training.throughput import Throughput
 from hrm_lab.training.window import Window
-from hrm_lab.validation import check_gpu_budget, check_metric, check_steps, check_world_size, watched
+from hrm_lab.validation import check_execution, check_gpu_budget, check_metric, check_steps, check_world_size, watched
+
+COMPILED = "compiled"  # in paths.outputs: what torch has compiled, for all runs there
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Trainer:
         check_world_size(training, ranks.world_size)
         check_metric(config.stopping, dataset.test)
         check_gpu_budget(config.stopping, ranks.device.type)
+        check_execution(training, ranks.device.type)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
         self.control, self.agreement = control, Agreement(ranks)
         self._cpu_group = ranks.new_cpu_group()
@@ -119,7 +122,11 @@ class Trainer:
         self.optimizer = build_adam_atan2(self.model.parameters(), config.optim, ranks.device)
         self.throughput = Throughput(config, info.seq_len, ranks)
         empty = self.batches.empty(training.global_batch_size // ranks.world_size)
-        self.compute = TrainStep(config, self.model, self.optimizer, ranks, empty)
+        execution = training.execution
+        if execution == "auto":
+            execution = "captured" if ranks.device.type == "cuda" else "eager"
+        cache = Path(config.paths.outputs) / COMPILED
+        self.compute = TrainStep(config, self.model, self.optimizer, ranks, empty, execution, cache)
         self.vitals = self.compute.vitals
 
         # All that changes from step to step, and so all that a checkpoint holds besides weights and optimizer.
