@@ -26,6 +26,8 @@ from hrm_lab.training.step import TrainStep
 FOLDER = Path(os.environ.get("HRM_GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
 LOGITS = float(os.environ.get("HRM_GOLDEN_ATOL", 2e-5))
 CASES = sorted(FOLDER.glob("case*.npz"))
+# How far bfloat16 may be off, as a share; about twice what is seen.
+BFLOAT16 = {"logits": 0.035, "lm_loss": 0.002, "q_halt_loss": 0.03, "gradient norm": 0.08}
 REAL_LOSSES = ("lm_loss", "q_halt_loss", "q_continue_loss")
 
 
@@ -197,7 +199,9 @@ def _check_parameters(case: Case, deviations: Deviations, name: str, flip: float
     flat = [p.detach().flatten() for p in case.ordered]
     heads = [p[torch.linspace(0, p.numel() - 1, 8).long().to(p.device)] for p in flat]
     deviations.close_after_updates("parameters", torch.stack(heads), golden[f"{name}/param_head8"], flip)
-    deviations.close("parameter norms", [float(p.double().norm()) for p in flat], golden[f"{name}/param_l2"], 2e-6, rtol=1e-5)
+    deviations.close(
+        "parameter norms", [float(p.double().norm()) for p in flat], golden[f"{name}/param_l2"], 2e-6, rtol=1e-5
+    )
     totals = [float(p.double().sum()) for p in flat]
     slack = np.array([2e-6 * len(p) ** 0.5 + flip for p in flat])
     assert (np.abs(np.array(totals) - golden[f"{name}/param_sum"]) <= slack).all()
@@ -231,3 +235,31 @@ def _check_evaluation(case: Case, deviations: Deviations) -> None:
             # The published sum counts padding rows as solved sequences; ours leaves them out.
             expected -= padding_loss / float(total[0])
         deviations.close("eval metrics", ours, expected, 4e-6, rtol=4e-6)
+
+
+def replay_bfloat16(path: Path, execution: str = "eager", device: str = "cpu") -> str:
+    """The same with a bfloat16 forward pass, which has 3 digits: slots halt alike, and all stays near the float32.
+
+    Raises:
+        AssertionError: where something is further off than it may be.
+    """
+    case, largest = Case(path, "bfloat16", device), dict.fromkeys(BFLOAT16, 0.0)
+    config, golden, compute = case.config, case.arrays, case.step(execution)
+    for step in range(1, config["steps"] + 1):
+        name = f"step{step}"
+        rates = case.lr(step, config["lr"]), case.lr(step, config["pe_lr"])
+        said = compute(step, case.batch(f"{name}/batch"), case.exploration(name), *rates)
+        sums = dict(zip(SUMS, said.tolist(), strict=True))
+        np.testing.assert_array_equal(compute.carry.halted.cpu(), golden[f"{name}/halted"])
+        gradient = np.linalg.norm([float(p.grad.double().norm()) for p in case.ordered])
+        logits = golden[f"{name}/logits"]
+        found = {
+            "logits": np.linalg.norm(_array(compute.predictions[0].logits) - logits) / np.linalg.norm(logits),
+            "lm_loss": abs(sums["lm_loss"] / golden[f"{name}/raw/lm_loss"] - 1),
+            "q_halt_loss": abs(sums["q_halt_loss"] / golden[f"{name}/raw/q_halt_loss"] - 1),
+            "gradient norm": abs(gradient / np.linalg.norm(golden[f"{name}/grad_norms"]) - 1),
+        }
+        for kind, off in found.items():
+            assert off <= BFLOAT16[kind], f"{kind} of {name}: {off:.1e} off, {BFLOAT16[kind]} allowed"
+            largest[kind] = max(largest[kind], float(off))
+    return ", ".join(f"{kind} {off:.1e}" for kind, off in largest.items())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.model.golden import CASES, FOLDER, replay
+from tests.model.golden import CASES, FOLDER, replay, replay_bfloat16
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 COMPILED_SLACK = 5.0  # fused arithmetic, and 8 steps at a large rate: 8e-5 in the last logits becomes 2e-4
@@ -30,15 +30,21 @@ def test_published_trajectory(path: Path, record_property: Any) -> None:
     print(f"\n{path.stem}: {report}")
 
 
-@pytest.mark.parametrize(
-    ("execution", "device"),
-    [
-        ("compiled", "cpu"),
-        pytest.param("eager", "cuda", marks=cuda),
-        pytest.param("compiled", "cuda", marks=cuda),
-        pytest.param("captured", "cuda", marks=cuda),
-    ],
-)
+ELSEWHERE = [
+    ("compiled", "cpu"),
+    pytest.param("eager", "cuda", marks=cuda),
+    pytest.param("compiled", "cuda", marks=cuda),
+    pytest.param("captured", "cuda", marks=cuda),
+]
+
+
+@pytest.mark.parametrize(("execution", "device"), ELSEWHERE)
 def test_the_same_computed_otherwise(execution: str, device: str) -> None:
     for path in CASES:
         print(f"\n{path.stem}, {execution} on {device}: {replay(path, execution, device, COMPILED_SLACK)}")
+
+
+@pytest.mark.parametrize(("execution", "device"), [("eager", "cpu"), *ELSEWHERE])
+def test_near_it_in_bfloat16(execution: str, device: str) -> None:
+    for path in CASES:
+        print(f"\n{path.stem}, {execution} on {device}: {replay_bfloat16(path, execution, device)}")
