@@ -104,7 +104,8 @@ class Vitals:
         if self.model.puzzle_emb is not None:
             grads.append(row_grads)
         norms = torch.stack(torch._foreach_norm([self._no_gradient if grad is None else grad for grad in grads]))
-        self._first.masked_fill_(~norms.isfinite() & (self._first == 0), step.long())
+        is_first = ~norms.isfinite() & (self._first == 0)
+        self._first.copy_(torch.where(is_first, step.long(), self._first))  # `masked_fill_` would read the step
 
     def damage(self) -> Damage | None:
         """The first that was noted. Waits for the device."""

@@ -216,8 +216,8 @@ class Recorded:
 def compile_step(step: TrainStep, cache: Path | None) -> None:
     """Have torch's compiler make what it can of a step. It is loaded here and nowhere else: that takes two seconds.
 
-    A module of the model is compiled for itself, once with and once without a gradient, and both modules share what
-    comes of it: the whole segment as one graph is compiled for minutes, anew in each process, and is hardly faster.
+    Each module of the model is compiled for itself and not the segment as a whole: once with a gradient, once without,
+    once for the look ahead; and both modules share what comes of it.
     """
     if cache is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))

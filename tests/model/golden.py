@@ -134,7 +134,7 @@ def replay(path: Path, execution: str = "eager", device: str = "cpu", slack: flo
         table = case.model.puzzle_emb.weights
         deviations.close_after_updates("puzzle embedding", table, golden, 2 * step * config["pe_lr"])
         _check_parameters(case, deviations, name, flip=2 * travelled)
-    _check_evaluation(case, deviations)
+    check_evaluation(case, deviations)
     return ", ".join(f"{kind} {value:.1e}" for kind, value in deviations.largest.items())
 
 
@@ -212,7 +212,7 @@ def _check_parameters(case: Case, deviations: Deviations, name: str, flip: float
 
 
 @torch.inference_mode()
-def _check_evaluation(case: Case, deviations: Deviations) -> None:
+def check_evaluation(case: Case, deviations: Deviations) -> None:
     golden, model = case.arrays, case.model
     total, padding_loss, index = torch.zeros(len(SUMS), dtype=torch.float64, device=case.device), 0.0, 0
     while f"eval/batch{index}/inputs" in golden:
