@@ -87,6 +87,15 @@ class Ranks:
             dist.broadcast_object_list(values, src=0, group=group)
         return values[0]
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every process's value, in rank order, on every process; it is pickled."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _together():
+            dist.all_gather_object(values, value)
+        return values
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self.world_size > 1:

@@ -105,10 +105,9 @@ class Trainer:
         self._cpu_group = ranks.new_cpu_group()
         self._gpus = ranks.world_size if ranks.device.type == "cuda" else 0
         self.checkpoints = Checkpoints(folder, training, ranks, control.check)
-        self.batches = Batches(dataset, ranks)
+        self.batches = Batches(dataset, ranks, config.data, config.seed)
         self.sampler = Sampler(
-            dataset.train.num_groups,
-            1 + config.data.num_augmentations,
+            self.batches.puzzles(dataset.train),
             training.epochs,
             training.eval_interval,
             training.global_batch_size,
@@ -117,7 +116,7 @@ class Trainer:
         self.eval_batch_size = training.eval_batch_size or training.global_batch_size
         info = dataset.info
         generator = torch.Generator().manual_seed(config.seed)
-        model = HRM(config.model, info.vocab_size, info.seq_len, info.num_puzzle_identifiers, generator)
+        model = HRM(config.model, info.vocab_size, info.seq_len, self.batches.num_puzzle_identifiers, generator)
         self.model = model.to(ranks.device)
         self.optimizer = build_adam_atan2(self.model.parameters(), config.optim, ranks.device)
         self.throughput = Throughput(config, info.seq_len, ranks)
