@@ -144,7 +144,7 @@ def check_execution(training: TrainingConfig, device: str) -> None:
     Raises:
         ConfigError: on a machine without a GPU.
     """
-    _require(
+    require(
         training.execution != "captured" or device != "cpu",
         "training.execution",
         training.execution,
