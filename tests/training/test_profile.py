@@ -19,7 +19,7 @@ from hrm_lab.training.trainer import Trainer
 from tests.small import small_config
 
 
-@pytest.mark.parametrize(("wait", "last"), [(1, 5), (4, 8), (6, None)])
+@pytest.mark.parametrize(("wait", "last"), [(1, 5), (4, 8), (9, None)])
 def test_a_profile_is_left_as_artifacts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: int, last: int | None
 ) -> None:
