@@ -224,15 +224,16 @@ class Recorded:
 def compile_step(step: TrainStep, cache: Path | None) -> None:
     """Have torch's compiler make what it can of a step. It is loaded here and nowhere else: that takes two seconds.
 
-    Each module of the model is compiled for itself and not the segment as a whole: once with a gradient, once without,
-    once for the look ahead; and both modules share what comes of it.
+    A block of the model is compiled for itself, and neither the stack of them nor the segment as a whole: once with a
+    gradient, once without, once for the look ahead; and all blocks share what comes of it. What a compiler could fuse
+    over a block's end is no more than an addition.
     """
     if cache is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
     importlib.import_module("torch._dynamo").config.recompile_limit = 64  # one for each batch size, and the like
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
-    for module in (step.model.L_level, step.model.H_level):
-        module.compile(**options)
+    for block in (*step.model.L_level.layers, *step.model.H_level.layers):
+        block.compile(**options)
     if isinstance(step.optimizer, AdamATan2):
         step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=True)
 
