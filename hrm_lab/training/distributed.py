@@ -68,7 +68,8 @@ class Ranks:
     def start_sum(self, tensor: Tensor) -> dist.Work | None:
         """Begin to sum a tensor over all processes, in place; it is done when this has been waited for."""
         with _together():
-            return dist.all_reduce(tensor, async_op=True)
+            work: dist.Work | None = dist.all_reduce(tensor, async_op=True)
+        return work
 
     def wait_for(self, work: dist.Work | None) -> None:
         """Until it is done; on a GPU it is the device that waits."""

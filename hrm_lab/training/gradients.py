@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -54,7 +55,8 @@ class GradientSum:
             self.buckets.append(Bucket(some, int(some is gathered[-1]), dtype, ranks.device))
         for bucket in self.buckets:
             for p, view in zip(bucket.params, bucket.views, strict=True):
-                p.register_post_accumulate_grad_hook(lambda p, b=bucket, v=view: self._came(p, b, v))
+                hook = functools.partial(self._came, bucket=bucket, view=view)
+                p.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     @property
     def bytes_sent(self) -> int:
@@ -87,17 +89,18 @@ class GradientSum:
         bucket.missing -= 1
         # The last one has the pulse to wait for.
         while self.overlaps and self._sent < len(self.buckets) - 1 and not self.buckets[self._sent].missing:
-            bucket = self.buckets[self._sent]
-            bucket.work = self.ranks.start_sum(bucket.flat)
+            full = self.buckets[self._sent]
+            full.work = self.ranks.start_sum(full.flat)
             self._sent += 1
 
 
 def _hand_out(bucket: Bucket) -> None:
     """To the parameters: the bucket's own place where it has their dtype, else a copy."""
-    with_gradient = [(p, view) for p, view in zip(bucket.params, bucket.views, strict=True) if p.grad is not None]
     if bucket.flat.dtype == torch.float32:
-        for p, view in with_gradient:
-            p.grad = view
-    elif with_gradient:
-        grads, views = [p.grad for p, _ in with_gradient], [view for _, view in with_gradient]
-        torch._foreach_copy_(grads, views)
+        for p, view in zip(bucket.params, bucket.views, strict=True):
+            if p.grad is not None:
+                p.grad = view
+        return
+    pairs = [(p.grad, view) for p, view in zip(bucket.params, bucket.views, strict=True) if p.grad is not None]
+    if pairs:
+        torch._foreach_copy_([grad for grad, _ in pairs], [view for _, view in pairs])
