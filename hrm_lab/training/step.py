@@ -21,6 +21,7 @@ from hrm_lab.model.hrm import HRM, Latents, Prediction
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, TokenLoss, train_loss
 from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, atan2_rule
 from hrm_lab.optim.sign_sgd import sign_sgd_
+from hrm_lab.training.cpu_compiler import trust_vectors
 from hrm_lab.training.distributed import Ranks
 from hrm_lab.training.divergence import Vitals, pulse
 from hrm_lab.training.gradients import GradientSum
@@ -231,6 +232,8 @@ def compile_step(step: TrainStep, cache: Path | None) -> None:
     if cache is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
     importlib.import_module("torch._dynamo").config.recompile_limit = 64  # one for each batch size, and the like
+    if step.ranks.device.type == "cpu":
+        trust_vectors(cache)
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
     for block in (*step.model.L_level.layers, *step.model.H_level.layers):
         block.compile(**options)
