@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train sweep need-sweep status watch logs cancel resume retry decisions simulate-stopping sweeps sync compare report diff evaluate solve export reproduce ui \
-	server server-up server-down config data test test-slurm check format cluster-up cluster-down clean
+	bench server server-up server-down config data test test-slurm check format cluster-up cluster-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
@@ -122,6 +122,9 @@ data: $(STAMP)  ## build, inspect, check or export a dataset: make data ARGS="bu
 
 test: $(STAMP)  ## the whole test suite, two processes at a time (ARGS for pytest)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(STAMP)  ## our training step beside a plain loop, in turn; says what got slower (ARGS="--cases a --keep")
+	@$(BIN)/python -m tests.bench.bench_step $(ARGS)
 
 test-slurm: $(STAMP) cluster-up  ## the tests on a real SLURM cluster on this machine (root)
 	@$(BIN)/python -m pytest tests/slurm $(ARGS)

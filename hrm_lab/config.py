@@ -165,6 +165,18 @@ class TrainingConfig:
         4, "test puzzles that each evaluation shows step by step", unit="puzzles", low=0, identity=False
     )
     device: str = setting("auto", "auto = cuda where there is one, else cpu", choices=("auto", "cpu", "cuda"))
+    execution: str = setting(
+        "auto",
+        "how a step is computed: eager; compiled by torch; captured = compiled and taken whole as a CUDA graph; "
+        "auto = captured on CUDA, eager on a CPU. They differ by rounding",
+        choices=("auto", "eager", "compiled", "captured"),
+    )
+    gradient_dtype: str = setting(
+        "float32",
+        "what gradients are sent and summed in where several processes train; bfloat16 is half as much to send, and "
+        "rounds it",
+        choices=("float32", "bfloat16"),
+    )
     threads: int = setting(1, "CPU threads of one process", unit="threads", low=1, identity=False)
     log_interval: int = setting(
         10, "steps that one logged training value is averaged over", unit="steps", low=1, identity=False
@@ -185,6 +197,9 @@ class TrainingConfig:
         unit="FLOP/s",
         low=1.0,
         identity=False,
+    )
+    profile: bool = setting(
+        False, "look at a few steps with torch's profiler: a trace and a table among the artifacts", identity=False
     )
     deterministic: bool = setting(
         False, "on CUDA: only algorithms that give the same bits every time (on a CPU always)", identity=False

@@ -69,6 +69,7 @@ def validate(config: Config) -> None:
         "its kernels need CUDA, and training.device=cpu",
         "take optim.backend=torch, the same rule",
     )
+    check_execution(training, training.device)
     _validate_stopping(config)
     config.data.check()
     groups = config.data.num_train_groups()
@@ -131,6 +132,24 @@ def check_gpu_budget(stopping: StoppingConfig, device: str) -> None:
         stopping.max_gpu_hours,
         "would never be spent on the CPU",
         "take stopping.max_hours",
+    )
+
+
+def check_execution(training: TrainingConfig, device: str) -> None:
+    """Refuse CUDA graphs where there is no CUDA.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` where that is not known yet.
+
+    Raises:
+        ConfigError: on a machine without a GPU.
+    """
+    require(
+        training.execution != "captured" or device != "cpu",
+        "training.execution",
+        training.execution,
+        "is a CUDA graph, and the run is on the CPU",
+        "take training.execution=compiled, or eager",
     )
 
 

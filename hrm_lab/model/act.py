@@ -42,15 +42,10 @@ class Exploration(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """One ACT step of every slot.
-
-    `target_q_continue` (B,) is there in training when sequences may halt early; `puzzle_rows` (B, E) is the leaf whose
-    gradient the puzzle embedding's optimizer takes.
-    """
+    """One ACT step of every slot; `target_q_continue` (B,) is there in training when sequences may halt early."""
 
     prediction: Prediction
     target_q_continue: Tensor | None
-    puzzle_rows: Tensor | None
 
 
 def initial_carry(model: HRM, batch: Batch) -> Carry:
@@ -87,18 +82,20 @@ def refill(model: HRM, carry: Carry, batch: Batch) -> Carry:
     return Carry(latents, torch.where(halted, 0, carry.steps), halted, data)
 
 
-def train_segment(model: HRM, carry: Carry, batch: Batch, exploration: Exploration | None) -> tuple[Carry, Segment]:
+def train_segment(
+    model: HRM, carry: Carry, puzzle_rows: Tensor | None, exploration: Exploration | None
+) -> tuple[Carry, Segment]:
     """One training segment of every slot.
 
     Args:
+        carry: refilled.
+        puzzle_rows: (B, E) of the puzzles that the slots hold now; the leaf whose gradient their optimizer takes.
         exploration: this step's draws; needed when halt_max_steps > 1.
 
     Returns:
         the carry for the next step, and the segment with its graph.
     """
     config = model.config
-    carry = refill(model, carry, batch)
-    puzzle_rows = model.gather_puzzle_rows(carry.data.puzzle_identifiers)
     x = model.embed(carry.data.inputs, puzzle_rows)
     latents, prediction = model(carry.latents, x)
     steps = carry.steps + 1
@@ -112,10 +109,10 @@ def train_segment(model: HRM, carry: Carry, batch: Batch, exploration: Explorati
             halted = halted & (steps >= torch.where(explores, exploration.min_steps, 0))
             # One more segment from the new latents says what continuing is worth. It depends on is_last, not on
             # halted: a sequence that halts early still has a value of going on.
-            _, ahead = model(latents, x)
-            best = torch.where(is_last, ahead.q_halt, torch.maximum(ahead.q_halt, ahead.q_continue))
+            q_halt, q_continue = model.look_ahead(latents, x)
+            best = torch.where(is_last, q_halt, torch.maximum(q_halt, q_continue))
             target = torch.sigmoid(best)
-    return Carry(latents, steps, halted, carry.data), Segment(prediction, target, puzzle_rows)
+    return Carry(latents, steps, halted, carry.data), Segment(prediction, target)
 
 
 def reason(model: HRM, batch: Batch, max_steps: int) -> Iterator[Prediction]:
@@ -125,29 +122,3 @@ def reason(model: HRM, batch: Batch, max_steps: int) -> Iterator[Prediction]:
     for _ in range(max_steps):
         latents, prediction = model(latents, x)
         yield prediction
-
-
-def split_carry(carry: Carry, parts: int) -> list[Carry]:
-    """Cut a carry into `parts` of consecutive slots (for gradient accumulation)."""
-    if parts == 1:
-        return [carry]
-    z_H, z_L = (z.chunk(parts) for z in carry.latents)
-    fields = zip(*(field.chunk(parts) for field in carry.data), strict=True)
-    return [
-        Carry(Latents(h, low), steps, halted, Batch(*data))
-        for h, low, steps, halted, data in zip(
-            z_H, z_L, carry.steps.chunk(parts), carry.halted.chunk(parts), fields, strict=True
-        )
-    ]
-
-
-def join_carries(carries: list[Carry]) -> Carry:
-    """Put consecutive slots together again."""
-    if len(carries) == 1:
-        return carries[0]
-    return Carry(
-        Latents(*(torch.cat(z) for z in zip(*(c.latents for c in carries), strict=True))),
-        torch.cat([c.steps for c in carries]),
-        torch.cat([c.halted for c in carries]),
-        Batch(*(torch.cat(field) for field in zip(*(c.data for c in carries), strict=True))),
-    )

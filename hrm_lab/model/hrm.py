@@ -7,13 +7,15 @@ without a gradient but the last of each. Halting and the carry are `act.py`'s bu
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hrm_lab.config import ModelConfig
-from hrm_lab.model.layers import Block, CastedEmbedding, CastedLinear, RotaryEmbedding, truncated_normal
+from hrm_lab.model.layers import Block, Casted, CastedEmbedding, CastedLinear, RotaryEmbedding, truncated_normal
 from hrm_lab.model.puzzle_embedding import PuzzleEmbedding
 
 Q_HEAD_BIAS = -5.0  # so that no sequence halts before the Q head has learned anything
@@ -44,11 +46,16 @@ class ReasoningModule(nn.Module):
             for _ in range(depth)
         )
 
-    def forward(self, state: Tensor, injection: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
+    def forward(
+        self, state: Tensor, injection: Tensor, rotary: RotaryEmbedding | None, first_only: bool = False
+    ) -> Tensor:
+        """All positions (B, L, D), or the first one alone (B, 1, D)."""
         state = state + injection
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             state = layer(state, rotary)
-        return state
+        out: Tensor = last(state, rotary, first_only)
+        return out
 
 
 class HRM(nn.Module):
@@ -116,24 +123,48 @@ class HRM(nn.Module):
             x = torch.cat((rows.view(-1, self.num_puzzle_tokens, width), x), dim=1)
         if self.embed_pos is not None:
             # 1 / sqrt(2) keeps the variance of the sum of two unit-variance terms; the published constant.
-            x = 0.707106781 * (x + self.embed_pos.embedding_weight.to(self.dtype))
+            x = 0.707106781 * (x + self.embed_pos.table(self.dtype))
         return math.sqrt(width) * x
 
-    def recur(self, latents: Latents, x: Tensor) -> Latents:
-        """All cycles of one segment; only the last low-level and the last high-level update carry a gradient."""
-        z_H, z_L = latents
-        low_calls = self.config.H_cycles * self.config.L_cycles
+    @contextmanager
+    def weights_cast_once(self) -> Iterator[None]:
+        """Within, a weight is cast to the forward dtype once, however often it is used; its gradient adds up there."""
+        holders = [module for module in self.modules() if isinstance(module, Casted)]
+        for holder in holders:
+            holder.cast(self.dtype)
+        try:
+            yield
+        finally:
+            for holder in holders:
+                holder.uncast()
+
+    def recur(self, latents: Latents, x: Tensor, first_only: bool = False) -> Latents:
+        """All cycles of one segment; only the last low-level and the last high-level update carry a gradient.
+
+        Args:
+            first_only: z_H is asked for at the first position alone, so the last block computes no other.
+        """
+        (z_H, z_L), rotary = latents, self.rotary_emb
         with torch.no_grad():
-            for call in range(1, low_calls):
-                z_L = self.L_level(z_L, z_H + x, self.rotary_emb)
-                if call % self.config.L_cycles == 0:
-                    z_H = self.H_level(z_H, z_L, self.rotary_emb)
-        z_L = self.L_level(z_L, z_H + x, self.rotary_emb)
-        return Latents(self.H_level(z_H, z_L, self.rotary_emb), z_L)
+            for cycle in range(self.config.H_cycles):
+                is_last, injection = cycle == self.config.H_cycles - 1, z_H + x
+                for _ in range(self.config.L_cycles - is_last):
+                    z_L = self.L_level(z_L, injection, rotary)
+                if not is_last:
+                    z_H = self.H_level(z_H, z_L, rotary)
+        z_L = self.L_level(z_L, z_H + x, rotary)
+        return Latents(self.H_level(z_H, z_L, rotary, first_only), z_L)
 
     def forward(self, latents: Latents, x: Tensor) -> tuple[Latents, Prediction]:
         """One segment from `latents` on the input embedding x; the new latents are cut from the graph."""
         z_H, z_L = self.recur(latents, x)
-        q = self.q_head(z_H[:, 0]).float()
         logits = self.lm_head(z_H)[:, self.num_puzzle_tokens :]
-        return Latents(z_H.detach(), z_L.detach()), Prediction(logits, q[:, 0], q[:, 1])
+        return Latents(z_H.detach(), z_L.detach()), Prediction(logits, *self._q_values(z_H))
+
+    def look_ahead(self, latents: Latents, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q_halt and q_continue (B,) after one more segment, of which nothing else is asked."""
+        return self._q_values(self.recur(latents, x, first_only=True).z_H)
+
+    def _q_values(self, z_H: Tensor) -> tuple[Tensor, Tensor]:
+        q = self.q_head(z_H[:, 0]).float()
+        return q[:, 0], q[:, 1]

@@ -38,28 +38,52 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-class CastedLinear(nn.Module):
-    """A linear map whose float32 weight (out, in) is cast to the input's dtype at use."""
+class Casted(nn.Module):
+    """Has float32 weights that are used in another dtype: cast at every use, or once for many uses by `cast`."""
+
+    in_use: dict[str, Tensor] | None = None  # the cast weights by name
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Cast now, as a part of the graph; every use until `uncast` takes these."""
+        if dtype != torch.float32:
+            self.in_use = {name: weight.to(dtype) for name, weight in self.named_parameters(recurse=False)}
+
+    def uncast(self) -> None:
+        """Cast at every use again."""
+        self.in_use = None
+
+    def _cast(self, name: str, dtype: torch.dtype) -> Tensor:
+        weight: Tensor = getattr(self, name)
+        return weight.to(dtype) if self.in_use is None else self.in_use[name]
+
+
+class CastedLinear(Casted):
+    """A linear map whose float32 weight (out, in) is cast to the input's dtype."""
 
     def __init__(self, fan_in: int, fan_out: int, generator: torch.Generator | None, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(truncated_normal((fan_out, fan_in), 1 / math.sqrt(fan_in), generator))
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+    def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """All outputs, or those of some rows of the weight."""
+        bias = None if self.bias is None else self._cast("bias", x.dtype)[rows]
+        return F.linear(x, self._cast("weight", x.dtype)[rows], bias)
 
 
-class CastedEmbedding(nn.Module):
-    """A lookup table (n, D) in float32, cast to `dtype` at use."""
+class CastedEmbedding(Casted):
+    """A lookup table (n, D) in float32, cast to `dtype`."""
 
     def __init__(self, count: int, width: int, std: float, generator: torch.Generator | None) -> None:
         super().__init__()
         self.embedding_weight = nn.Parameter(truncated_normal((count, width), std, generator))
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.embedding(ids, self.embedding_weight.to(dtype))
+        return F.embedding(ids, self.table(dtype))
+
+    def table(self, dtype: torch.dtype) -> Tensor:
+        """All of it."""
+        return self._cast("embedding_weight", dtype)
 
 
 class RotaryEmbedding(nn.Module):
@@ -93,16 +117,26 @@ class Attention(nn.Module):
         self.qkv_proj = CastedLinear(hidden_size, 3 * hidden_size, generator)
         self.o_proj = CastedLinear(hidden_size, hidden_size, generator)
 
-    def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
+    def forward(self, x: Tensor, rotary: RotaryEmbedding | None, first_only: bool = False) -> Tensor:
+        """What every position, or the first one alone, takes from all of them."""
         batch, length, width = x.shape
-        qkv = self.qkv_proj(x).view(batch, length, 3 * self.num_heads, width // self.num_heads)
-        queries_keys, v = qkv.split((2 * self.num_heads, self.num_heads), dim=2)
-        if rotary is not None:
-            queries_keys = rotary(queries_keys)
-        q, k = queries_keys.chunk(2, dim=2)
+        heads, size = self.num_heads, width // self.num_heads
+        if first_only:
+            q = self.qkv_proj(x[:, :1], slice(width)).view(batch, 1, heads, size)
+            k, v = self.qkv_proj(x, slice(width, None)).view(batch, length, 2 * heads, size).chunk(2, dim=2)
+            if rotary is not None:
+                q, k = rotary(q), rotary(k)
+        else:
+            qkv = self.qkv_proj(x).view(batch, length, 3 * heads, size)
+            queries_keys, v = qkv.split((2 * heads, heads), dim=2)
+            if rotary is not None:
+                queries_keys = rotary(queries_keys)
+            q, k = queries_keys.chunk(2, dim=2)
+        if x.device.type == "cpu":  # whose gradient of attention takes five times as long in bfloat16 as in float32
+            q, k, v = q.float(), k.float(), v.float()
         # SDPA wants heads before positions.
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, -1, width).to(x.dtype))
         return out
 
 
@@ -137,6 +171,8 @@ class Block(nn.Module):
         self.self_attn = Attention(hidden_size, num_heads, generator)
         self.mlp = SwiGLU(hidden_size, expansion, generator)
 
-    def forward(self, x: Tensor, rotary: RotaryEmbedding | None) -> Tensor:
-        x = rms_norm(x + self.self_attn(x, rotary), self.eps)
+    def forward(self, x: Tensor, rotary: RotaryEmbedding | None, first_only: bool = False) -> Tensor:
+        """All positions (B, L, D), or the first one alone (B, 1, D)."""
+        kept = x[:, :1] if first_only else x
+        x = rms_norm(kept + self.self_attn(x, rotary, first_only), self.eps)
         return rms_norm(x + self.mlp(x), self.eps)

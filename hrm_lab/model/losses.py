@@ -42,9 +42,9 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (...) float64, 0 where not supervised.
     """
-    supervised = labels != IGNORE_LABEL_ID
-    target = torch.where(supervised, labels, 0).long()[..., None]
-    return -torch.where(supervised, log_stablemax(logits).gather(-1, target)[..., 0], 0)
+    # Chosen by a mask and not by `gather`, whose gradient a GPU adds up in any order. IGNORE_LABEL_ID is no token.
+    chosen = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
+    return -torch.where(chosen, log_stablemax(logits), 0).sum(-1)
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ the rule of adam-atan2-pytorch, which scales by 1.27 and corrects the first mome
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +20,27 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, float], None]
+
+
+def atan2_rule(
+    p: Tensor, grad: Tensor, average: Tensor, square: Tensor, factors: Tensor, beta1: float, beta2: float
+) -> None:
+    """Update one parameter and its two moments in place, all of one shape; `factors` (3,) as from `next_factors`."""
+    decay, correction, scale = factors.unbind()
+    p.mul_(decay)
+    average.lerp_(grad, 1 - beta1)
+    square.lerp_(grad.square(), 1 - beta2)
+    p.addcmul_(torch.atan2(average, square.sqrt().div_(correction)), scale)
+
+
 class AdamATan2:
     """p *= 1 - lr wd;  m, v as in Adam;  p -= lr / (1 - b1^t) * atan2(m, sqrt(v / (1 - b2^t))).
 
     The first moment's bias correction stands outside the arctangent, as in the package. It behaves like an optimizer of
     torch and is none: making the first of those loads torch's compiler, which takes each process two seconds.
+    A step is in two parts, so that the second can be recorded as a CUDA graph: what the host has to say to it
+    (`next_factors`), and what the device does (`apply`).
     """
 
     def __init__(
@@ -34,29 +50,33 @@ class AdamATan2:
         self.param_groups: list[dict[str, Any]] = [{"lr": lr, "betas": betas, "weight_decay": weight_decay}]
         self.steps = 0
         self.state: dict[Tensor, dict[str, Tensor]] = {}  # the two moments of each parameter, named as torch does
+        self.rule: Rule = atan2_rule  # or what a compiler has made of it
 
-    @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        params = [p for p in self.params if p.grad is not None]
-        if not params:
-            return
+        if any(p.grad is not None for p in self.params):
+            self.apply(torch.tensor(self.next_factors(), device=self.params[0].device))
+
+    def next_factors(self) -> tuple[float, float, float]:
+        """Count a step, and say what it multiplies the weights by, divides the scales by, multiplies the angles by."""
         self.steps += 1
         (group,) = self.param_groups
         lr, (beta1, beta2), t = group["lr"], group["betas"], self.steps
-        for p in params:
+        return 1 - lr * group["weight_decay"], math.sqrt(1 - beta2**t), -lr / (1 - beta1**t)
+
+    @torch.no_grad()
+    def apply(self, factors: Tensor) -> None:
+        """Update every parameter that has a gradient; `factors` (3,) float32 are on the device."""
+        beta1, beta2 = self.param_groups[0]["betas"]
+        for p in self.params:
+            if p.grad is None:
+                continue
             if p not in self.state:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        grads = [p.grad for p in params if p.grad is not None]
-        averages = [self.state[p]["exp_avg"] for p in params]
-        squares = [self.state[p]["exp_avg_sq"] for p in params]
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_lerp_(averages, grads, 1 - beta1)
-        torch._foreach_lerp_(squares, [g.square() for g in grads], 1 - beta2)
-        scales = torch._foreach_sqrt(squares)
-        torch._foreach_div_(scales, math.sqrt(1 - beta2**t))
-        angles = [torch.atan2(m, s) for m, s in zip(averages, scales, strict=True)]  # there is no _foreach_atan2
-        torch._foreach_add_(params, angles, alpha=-lr / (1 - beta1**t))
+            moments = self.state[p]
+            # One shape for all, so that one compiled rule fits all.
+            average, square = moments["exp_avg"].view(-1), moments["exp_avg_sq"].view(-1)
+            self.rule(p.view(-1), p.grad.view(-1), average, square, factors, beta1, beta2)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -73,12 +93,12 @@ class AdamATan2:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.steps = state["steps"]
-        self.state = {
-            self.params[int(place)]: {
-                name: m.to(self.params[int(place)].device, copy=True) for name, m in moments.items()
-            }
-            for place, moments in state["state"].items()
-        }
+        for place, moments in state["state"].items():
+            p = self.params[int(place)]
+            own = self.state.setdefault(p, {})
+            for name, moment in moments.items():
+                # In place where there is one: a CUDA graph knows it by its address.
+                own[name] = own[name].copy_(moment) if name in own else moment.to(p.device, copy=True)
 
 
 class FusedAdamATan2:

@@ -7,13 +7,14 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def sign_sgd_(weights: Tensor, ids: Tensor, grads: Tensor, lr: float, weight_decay: float) -> None:
+def sign_sgd_(weights: Tensor, ids: Tensor, grads: Tensor, lr: float | Tensor, weight_decay: float) -> None:
     """w = w (1 - lr wd) - lr sign(sum of its gradients), in place, for the rows named in `ids` only.
 
     Args:
         weights: (N, E), the table.
         ids: (B,) rows touched by the global batch; a row may come several times, its gradients are summed.
         grads: (B, E), gradient of each gathered row.
+        lr: a number, or one on the device.
 
     All shapes are static and nothing is copied to the host, so that the step can be captured in a CUDA graph.
     """

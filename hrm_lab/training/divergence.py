@@ -92,10 +92,11 @@ class Vitals:
         self._first = torch.zeros(1 + len(self.names), dtype=torch.int64, device=device)  # of the loss, then of each
 
     @torch.no_grad()
-    def note(self, step: int, pulse: Tensor, row_grads: Tensor | None) -> None:
+    def note(self, step: Tensor, pulse: Tensor, row_grads: Tensor) -> None:
         """Look at one step. Nothing is copied to the host.
 
         Args:
+            step: its number, on the device.
             pulse: see `pulse`; summed over all processes like the gradients, so that all of them note the same.
             row_grads: (B, E) of the puzzle embedding, of all processes.
         """
@@ -103,7 +104,8 @@ class Vitals:
         if self.model.puzzle_emb is not None:
             grads.append(row_grads)
         norms = torch.stack(torch._foreach_norm([self._no_gradient if grad is None else grad for grad in grads]))
-        self._first.masked_fill_(~norms.isfinite() & (self._first == 0), step)
+        is_first = ~norms.isfinite() & (self._first == 0)
+        self._first.copy_(torch.where(is_first, step.long(), self._first))  # `masked_fill_` would read the step
 
     def damage(self) -> Damage | None:
         """The first that was noted. Waits for the device."""

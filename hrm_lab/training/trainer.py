@@ -1,7 +1,4 @@
-"""The loop. One step of it: a batch, one ACT segment, three losses, one backward, a sum over processes, two optimizers.
-
-`Trainer.train_step` has the parts of a step in this order; evaluation and checkpoints follow in `_end_iteration`.
-"""
+"""The loop: a batch, a step (step.py), and now and then something logged, an evaluation, a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,30 +18,24 @@ from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.decision import Decision
 from hrm_lab.errors import RunError
-from hrm_lab.model.act import (
-    Batch,
-    Carry,
-    Exploration,
-    initial_carry,
-    join_carries,
-    split_carry,
-    train_segment,
-)
-from hrm_lab.model.hrm import HRM, Latents
+from hrm_lab.model.act import Carry, Exploration
+from hrm_lab.model.hrm import HRM
 from hrm_lab.model.interop import load_into, load_weights
-from hrm_lab.model.losses import TOKEN_LOSSES, train_loss
 from hrm_lab.optim.adam_atan2 import build_adam_atan2
 from hrm_lab.optim.schedule import cosine_with_warmup
-from hrm_lab.optim.sign_sgd import sign_sgd_
 from hrm_lab.training.batches import Batches
 from hrm_lab.training.checkpoint import Checkpoints, Rows, newest_step
 from hrm_lab.training.distributed import Agreement, Ranks
-from hrm_lab.training.divergence import Damage, Vitals, pulse
+from hrm_lab.training.divergence import Damage
 from hrm_lab.training.evaluation import Evaluation, evaluate, part_of
+from hrm_lab.training.profile import Profile
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
+from hrm_lab.training.step import TrainStep
 from hrm_lab.training.throughput import Throughput
-from hrm_lab.training.window import Window, zero_sums
-from hrm_lab.validation import check_gpu_budget, check_metric, check_steps, check_world_size, watched
+from hrm_lab.training.window import Window
+from hrm_lab.validation import check_execution, check_gpu_budget, check_metric, check_steps, check_world_size, watched
+
+COMPILED = "compiled"  # in paths.outputs: what torch has compiled, for all runs there
 
 
 @dataclass
@@ -110,6 +101,7 @@ class Trainer:
         check_world_size(training, ranks.world_size)
         check_metric(config.stopping, dataset.test)
         check_gpu_budget(config.stopping, ranks.device.type)
+        check_execution(training, ranks.device.type)
         self.config, self.folder, self.recorder, self.stopper, self.ranks = config, folder, recorder, stopper, ranks
         self.control, self.agreement = control, Agreement(ranks)
         self._cpu_group = ranks.new_cpu_group()
@@ -129,13 +121,18 @@ class Trainer:
         model = HRM(config.model, info.vocab_size, info.seq_len, self.batches.num_puzzle_identifiers, generator)
         self.model = model.to(ranks.device)
         self.optimizer = build_adam_atan2(self.model.parameters(), config.optim, ranks.device)
-        self.token_loss = TOKEN_LOSSES[config.model.loss_type]
         self.throughput = Throughput(config, info.seq_len, ranks)
-        self.vitals = Vitals(self.model, ranks.device)
+        empty = self.batches.empty(training.global_batch_size // ranks.world_size)
+        execution = training.execution
+        if execution == "auto":
+            execution = "captured" if ranks.device.type == "cuda" else "eager"
+        cache = Path(config.paths.outputs) / COMPILED
+        self.compute = TrainStep(config, self.model, self.optimizer, ranks, empty, execution, cache)
+        self.vitals = self.compute.vitals
 
         # All that changes from step to step, and so all that a checkpoint holds besides weights and optimizer.
         self.step = 0
-        self.carry = initial_carry(self.model, self.batches.empty(training.global_batch_size // ranks.world_size))
+        self.carry = self.compute.carry
         self.window = Window(ranks, training.global_batch_size)  # since the last logged step
         self.iteration = Window(ranks, training.global_batch_size)  # since the last evaluation
         self.best = Best(config.stopping.mode)
@@ -148,6 +145,7 @@ class Trainer:
         self._high_water: int | None = None  # of the recorder, in the checkpoint that training goes on from
         self._save_is_due = False
         self._budget_is_spent = False
+        self._profile: Profile | None = None
         self._pace = Pace()
 
     # ------------------------------------------------------------------------------------------- the loop
@@ -174,6 +172,8 @@ class Trainer:
             self.checkpoints.wait()
             return outcome
         finally:
+            if self._profile is not None:
+                self._profile.close()
             self.checkpoints.close()
 
     def _fit(self, last_step: int | None) -> Outcome:
@@ -187,12 +187,16 @@ class Trainer:
             evaluation = self._evaluate()
             self._record(evaluation.metrics)
             self._record_arrays(evaluation)
+        if training.profile and self.ranks.is_main:
+            self._profile = Profile(self.folder, self.ranks.device.type == "cuda", self._record_file)
         self._pace = Pace()
         if self.evaluation_is_due:
             self._end_iteration()
         while self.step < last_step and self.stopped is None:
             self.train_step()
             self._pace.steps += 1
+            if self._profile is not None:
+                self._profile.after(self.step)
             if self.ranks.is_main:
                 self.recorder.tick(self.step)
             if self.step % training.log_interval == 0:
@@ -238,50 +242,19 @@ class Trainer:
 
     def train_step(self) -> None:
         """One optimizer step: every slot takes one ACT segment."""
-        config, ranks = self.config, self.ranks
-        batch = self.batches.train(self.sampler, self.step)
-        exploration = self._exploration()
-        parts = config.training.gradient_accumulation_steps
-        carries, identifiers, row_grads = [], [], []
-        sums = zero_sums(ranks.device)
-        for carry, rows in zip(split_carry(self.carry, parts), _cut(batch.inputs.shape[0], parts), strict=True):
-            draws = None if exploration is None else Exploration(*(field[rows] for field in exploration))
-            carry, segment = train_segment(self.model, carry, Batch(*(field[rows] for field in batch)), draws)
-            loss, part_sums = train_loss(segment, carry.data, carry.halted, carry.steps, self.token_loss)
-            # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
-            (loss / config.training.global_batch_size).backward()  # type: ignore[no-untyped-call]
-            sums += part_sums
-            carries.append(carry)
-            if segment.puzzle_rows is not None and segment.puzzle_rows.grad is not None:
-                identifiers.append(carry.data.puzzle_identifiers)
-                row_grads.append(segment.puzzle_rows.grad)
-        self.carry = join_carries(carries)
-        alive = pulse(sums)
-        ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), alive])
-        all_row_grads = ranks.gather(torch.cat(row_grads)) if row_grads else None
+        number, optim = self.step + 1, self.config.optim
+        batch, exploration = self.batches.train(self.sampler, self.step), self._exploration()
+        # The rate is that of the step's number, counted from 1, as published.
+        rates = self.lr(optim.lr, number), self.lr(optim.puzzle_emb_lr, number)
+        sums = self.compute(number, batch, exploration, *rates)
         self.window.add(sums)
         self.iteration.add(sums)
-        self.step += 1  # counted before the learning rate is looked up, as published
-        self.vitals.note(self.step, alive, all_row_grads)
-        if all_row_grads is not None and self.model.puzzle_emb is not None:
-            sign_sgd_(
-                self.model.puzzle_emb.weights,
-                ranks.gather(torch.cat(identifiers)),
-                all_row_grads,
-                self.lr(config.optim.puzzle_emb_lr),
-                config.optim.puzzle_emb_weight_decay,
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(config.optim.lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.step = number
 
-    def lr(self, base_lr: float) -> float:
-        """The learning rate of the current step."""
+    def lr(self, base_lr: float, step: int) -> float:
+        """The learning rate of a step, counted from 1."""
         optim = self.config.optim
-        return cosine_with_warmup(
-            self.step, base_lr, optim.lr_warmup_steps, self.sampler.schedule_steps, optim.lr_min_ratio
-        )
+        return cosine_with_warmup(step, base_lr, optim.lr_warmup_steps, self.sampler.schedule_steps, optim.lr_min_ratio)
 
     def _exploration(self) -> Exploration | None:
         model, training = self.config.model, self.config.training
@@ -289,7 +262,7 @@ class Trainer:
             return None
         draws = exploration_draws(self.config.seed, self.step, training.global_batch_size, model.halt_max_steps)
         share = self.ranks.share(training.global_batch_size)
-        return Exploration(*(torch.from_numpy(draw[share]).to(self.ranks.device) for draw in draws))
+        return Exploration(*(torch.from_numpy(draw[share]) for draw in draws))
 
     # ---------------------------------------------------------------------------------- looking and saving
 
@@ -297,7 +270,7 @@ class Trainer:
         """Record the means over the steps since the last call."""
         self._refuse(self.vitals.damage())
         named = {f"train/{key}": value for key, value in self.window.close().items()}
-        named["train/lr"] = self.lr(self.config.optim.lr)
+        named["train/lr"] = self.lr(self.config.optim.lr, self.step)
         self._take_time(training=True)
         self._record(named | self.throughput.values(self._pace.steps_per_second()))
 
@@ -404,6 +377,10 @@ class Trainer:
             self.control.check()
             self.recorder.arrays(self.step, name, evaluation.arrays)
 
+    def _record_file(self, step: int, place: str) -> None:
+        self.control.check()
+        self.recorder.file(step, place)
+
     def _record_decision(self, decision: Decision) -> None:
         if self.ranks.is_main:
             self.control.check()
@@ -445,18 +422,14 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state as Checkpoints.load returns it, whatever the number of processes that wrote it."""
-        share, device = self.ranks.share(self.config.training.global_batch_size), self.ranks.device
+        share = self.ranks.share(self.config.training.global_batch_size)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         # Cut by example: another number of processes takes other rows of the same slots.
-        rows = {name: whole[share].to(device) for name, whole in state["carry"].items()}
-        self.carry = Carry(
-            Latents(rows["z_H"], rows["z_L"]),
-            rows["steps"],
-            rows["halted"],
-            Batch(rows["inputs"], rows["labels"], rows["puzzle_identifiers"]),
-        )
+        rows = {name: whole[share] for name, whole in state["carry"].items()}
+        for name, own in _named(self.carry).items():
+            own.copy_(rows[name])
         self.window.load_state_dict(state["window"])
         self.iteration.load_state_dict(state["iteration"])
         self.best.load_state_dict(state["best"])
@@ -483,8 +456,3 @@ class Trainer:
 def _named(carry: Carry) -> dict[str, Tensor]:
     rest = {"steps": carry.steps, "halted": carry.halted}
     return carry.latents._asdict() | carry.data._asdict() | rest
-
-
-def _cut(size: int, parts: int) -> list[slice]:
-    part = size // parts
-    return [slice(start, start + part) for start in range(0, size, part)]

@@ -23,7 +23,7 @@ from hrm_lab.model.act import reason
 from hrm_lab.model.hrm import HRM
 from hrm_lab.model.interop import PUBLISHED_PREFIX, export, load_into, load_weights, save_weights
 from hrm_lab.tracking.journal import read_journal
-from tests.model.test_golden import FOLDER, LOGITS, Case, Deviations, _check_evaluation
+from tests.model.golden import FOLDER, LOGITS, Case, Deviations, check_evaluation
 from tests.small import hrm_lab, small_config
 
 VOCABULARY, LENGTH, IDENTIFIERS = 6, 16, 3
@@ -374,7 +374,7 @@ def test_published_trained_weights_give_the_published_evaluation(case: Case, tmp
     state = _held(case, "init/") | _held(case, f"{last}/params/") | trained
     case.model = _through_a_file(case, state, tmp_path / last)
     deviations = Deviations()
-    _check_evaluation(case, deviations)
+    check_evaluation(case, deviations)
     print(deviations.largest)
 
 

@@ -35,12 +35,12 @@ def spoil_gradient(trainer: Trainer, name: str, at_step: int, by: float) -> None
 
 def spoil_loss(trainer: Trainer, at_step: int) -> None:
     """A training loss that is no number on one step."""
-    sound = trainer.token_loss
+    sound = trainer.compute.token_loss
 
     def loss(*arguments: Any) -> torch.Tensor:
         return sound(*arguments) * (math.nan if trainer.step + 1 == at_step and trainer.model.training else 1.0)
 
-    trainer.token_loss = loss
+    trainer.compute.token_loss = loss
 
 
 def assert_undamaged(folder: Path, last_good: int) -> None:
