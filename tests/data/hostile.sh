@@ -70,7 +70,8 @@ NPY="python -c \"import numpy, sys; numpy.save(sys.argv[1], eval(sys.argv[2]), a
 built "half of it" "rm $BUILT/dataset.json"
 built "an array cut off" "truncate -s 300 $BUILT/train/inputs.npy"
 built "a pickle that would run a command" \
-    "python -c \"import pickle; open('$BUILT/train/inputs.npy', 'wb').write(b'cos\\nsystem\\n(S\\\"touch pwned\\\"\\ntR.')\"; ls pwned"
+    "python -c \"import pickle; open('$BUILT/train/inputs.npy', 'wb').write(b'cos\\nsystem\\n(S\\\"touch pwned\\\"\\ntR.')\""
+show "ls pwned  # had it run"
 built "objects" "$NPY $BUILT/train/inputs.npy '[{}]'"
 built "a test set's name that leads out" "sed -i 's#\"all\"#\"../../../etc\"#' $BUILT/dataset.json"
 built "JSON without an end" "yes '[' | head -n 100000 | tr -d '\n' > $BUILT/dataset.json"
