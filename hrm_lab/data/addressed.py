@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
+HalfWords = npt.NDArray[np.uint32]
 Ints = npt.NDArray[np.int64]
 
 _GAMMA = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: the step of SplitMix64's counter
@@ -51,31 +52,37 @@ def _as_words(part: int | npt.ArrayLike) -> Words:
 
 def mix(words: Words) -> Words:
     """The finaliser of SplitMix64: words that look random, one for each word."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    words = words ^ (words >> np.uint64(30))
+    words *= np.uint64(0xBF58476D1CE4E5B9)  # in place from here on: nothing is as slow as new memory
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
 
 
-def permutations(words: Words) -> Ints:
-    """Turn words (..., m) into a permutation of 0..m-1 along the last axis, m at most 1,024.
+def permutations(words: Words | HalfWords) -> Ints:
+    """Turn words or halves of words (..., m) into a permutation of 0..m-1 along the last axis, m at most 1,024.
 
     The position is written into the low bits of the key, so no two keys are equal and the result is the same
-    whichever sorting algorithm numpy takes.
+    whichever sorting algorithm numpy takes. Halves leave 22 random bits to a key: enough for m up to some dozens.
     """
     size = words.shape[-1]
     if size > _INDEX_MASK + 1:
         raise ValueError(f"a permutation of {size} things: at most {_INDEX_MASK + 1}")
-    keys = (words & np.uint64(_WORD ^ _INDEX_MASK)) | np.arange(size, dtype=np.uint64)
+    mask = words.dtype.type(_INDEX_MASK)
+    keys: Words | HalfWords = (words & ~mask) | np.arange(size).astype(words.dtype)
     keys.sort(axis=-1)
-    return (keys & np.uint64(_INDEX_MASK)).astype(np.int64)
+    places: Ints = (keys & mask).astype(np.int64)
+    return places
 
 
-def small_permutations(words: Words, size: int) -> Ints:
-    """Turn each word (...) into a permutation (..., size) of 0..size-1, size at most 5: one word is enough for it."""
+def small_permutations(words: Words | HalfWords, size: int) -> Ints:
+    """Turn each word or half (...) into a permutation (..., size) of 0..size-1, size at most 5: one is enough."""
     table = _all_permutations(size)
+    upper = words if words.dtype == np.uint32 else words >> np.uint64(32)
     # The upper half of a word times the number of permutations, and of that the upper half: no division, no overflow.
-    places = ((words >> np.uint64(32)) * np.uint64(len(table))) >> np.uint64(32)
-    return table[places.astype(np.intp)]
+    places = (upper * np.uint64(len(table))) >> np.uint64(32)
+    return table.take(places.astype(np.intp), axis=0)
 
 
 @lru_cache(maxsize=8)

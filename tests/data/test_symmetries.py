@@ -16,6 +16,7 @@ from hrm_lab.data.arc import canvas as arc
 from hrm_lab.data.dihedral import dihedral, inverse_dihedral
 from hrm_lab.data.sudoku import generator as sudoku_generator
 from hrm_lab.data.sudoku import solver as sudoku_solver
+from hrm_lab.data.sudoku.csv_file import wrong_with
 from hrm_lab.data.sudoku.symmetries import SudokuDraws, apply_sudoku, sudoku_draws
 
 SHAPES = [(2, 2), (2, 3), (3, 2), (3, 3)]
@@ -63,9 +64,11 @@ def test_an_augmented_pair_is_a_puzzle_with_its_solution(
     assert sudoku_solver.count_solutions(new_inputs[0] - 1, box_rows, box_cols) == 1
 
 
-@pytest.mark.parametrize(("box_rows", "box_cols"), SHAPES)
-def test_variant_0_is_the_identity(box_rows: int, box_cols: int) -> None:
+@pytest.mark.parametrize(("box_rows", "box_cols"), [*SHAPES, (4, 4), (3, 5)])
+def test_variant_0_is_the_identity_and_others_are_puzzles(box_rows: int, box_cols: int) -> None:
     inputs, labels = (np.repeat(tokens, 50, axis=0) for tokens in pair(box_rows, box_cols, 1))
+    others = zip(*augment(inputs, labels, 7, np.arange(50), np.ones(50, int), box_rows, box_cols), strict=True)
+    assert all(wrong_with(*other, box_rows, box_cols) == "" for other in others)
     new = augment(inputs, labels, 7, np.arange(50), np.zeros(50, int), box_rows, box_cols)
     assert np.array_equal(new[0], inputs)
     assert np.array_equal(new[1], labels)
@@ -104,7 +107,7 @@ def test_the_words_are_pinned() -> None:
         "0xc038bcd9e9d5e8b4",
     ]
     draws = sudoku_draws(0, 5, 1, 3, 3)
-    assert draws.row_perm[0].tolist() == [6, 7, 8, 4, 5, 3, 0, 1, 2]
+    assert draws.row_perm[0].tolist() == [2, 1, 0, 5, 4, 3, 6, 8, 7]
 
 
 @pytest.mark.parametrize("case", range(4))

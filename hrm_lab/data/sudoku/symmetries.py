@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hrm_lab.data.addressed import Ints, Words, permutations, random_words, small_permutations
+from hrm_lab.data.addressed import HalfWords, Ints, permutations, random_words, small_permutations
 from hrm_lab.data.format import Dataset, Split
 from hrm_lab.data.task import Rows
 
@@ -47,13 +47,13 @@ def sudoku_draws(
     """
     puzzle_ids, variant_ids = np.broadcast_arrays(np.atleast_1d(puzzles), np.atleast_1d(variants))
     rows, cols, side = box_rows, box_cols, box_rows * box_cols
-    words = random_words(_PURPOSE, seed, puzzle_ids, variant_ids, count=1 + side + 2 + cols + rows)
-    coin, digits, bands, in_bands, stacks, in_stacks = np.split(
-        words, np.cumsum([1, side, 1, cols, 1]).tolist(), axis=1
-    )
+    sizes = [1, side, 1, cols, 1, rows]
+    words = random_words(_PURPOSE, seed, puzzle_ids, variant_ids, count=-(sum(sizes) // -2))
+    halves = words.astype("<u8", copy=False).view("<u4")
+    coin, digits, bands, in_bands, stacks, in_stacks, _ = np.split(halves, np.cumsum(sizes).tolist(), axis=1)
     digit_map = np.zeros((len(words), side + 1), np.int64)
     digit_map[:, 1:] = permutations(digits) + 1
-    transpose = (coin[:, 0] >> np.uint64(63)).astype(bool) & (rows == cols)
+    transpose = (coin[:, 0] >= 1 << 31) & (rows == cols)
     row_perm = _line_permutation(bands, in_bands, rows)
     col_perm = _line_permutation(stacks, in_stacks, cols)
     same = variant_ids == 0
@@ -64,7 +64,7 @@ def sudoku_draws(
     return SudokuDraws(digit_map, transpose, row_perm, col_perm)
 
 
-def _line_permutation(outer: Words, inner: Words, size: int) -> Ints:
+def _line_permutation(outer: HalfWords, inner: HalfWords, size: int) -> Ints:
     """Shuffle blocks of `size` lines, and the lines inside each block: outer (B, 1), inner (B, blocks) -> (B, n)."""
     batch, blocks = inner.shape
     order, lines = small_permutations(outer[:, 0], blocks), small_permutations(inner, size)
@@ -77,21 +77,29 @@ def apply_sudoku(inputs: Tensor, labels: Tensor, draws: SudokuDraws) -> tuple[Te
     What is random was drawn on the host, a few bytes a board; the boards are moved and renamed where they are.
     """
     batch, side = draws.row_perm.shape
-    # Where the cells of an output row, and of an output column, lie in the board that they are read from.
-    row_part = draws.row_perm * np.where(draws.transpose, 1, side)[:, None]
-    col_part = draws.col_perm * np.where(draws.transpose, side, 1)[:, None]
-    token_map = np.zeros((batch, side + 2), np.int64)
-    token_map[:, 1:] = draws.digit_map + 1
-    packed = np.concatenate([row_part, col_part, token_map], axis=1).astype(np.int16)  # one copy to the device
+    vocabulary = side + 2
+    # Where the cells of an output row, and of an output column, lie in the board that they are read from. The batch is
+    # the last axis from here on: long rows are what machines add quickly.
+    packed = np.zeros((2 * side + vocabulary, batch), np.int16)  # one copy to the device
+    packed[:side] = (draws.row_perm * np.where(draws.transpose, 1, side)[:, None]).T
+    packed[side : 2 * side] = (draws.col_perm * np.where(draws.transpose, side, 1)[:, None]).T
+    packed[2 * side + 1 :] = (draws.digit_map + 1).T
     sent = torch.from_numpy(packed)
     if inputs.device.type != "cpu":
         sent = sent.pin_memory().to(inputs.device, non_blocking=True)
-    rows, cols, tokens = torch.split(sent, [side, side, side + 2], dim=1)
-    cells = (rows[:, :, None] + cols[:, None, :]).view(batch, side * side).long()
-    table = tokens.to(inputs.dtype)
-    moved = torch.stack((inputs, labels), 1).gather(2, cells[:, None, :].expand(-1, 2, -1))
-    renamed = table.gather(1, moved.view(batch, -1).long()).view(moved.shape)
-    return renamed[:, 0], renamed[:, 1]
+    rows, cols, tokens = torch.split(sent, [side, side, vocabulary])
+    number = torch.arange(batch, dtype=torch.int32, device=inputs.device)
+    # Looking up is what takes time. So a cell's two tokens go as one code, whose new tokens are one entry of a table;
+    # and all boards, and all tables, are looked up in at once.
+    width = torch.uint8 if vocabulary**2 <= 256 else torch.int16
+    codes = (inputs.to(width) + labels.to(width) * vocabulary).view(-1)
+    cells = (rows + number * (side * side))[:, None] + cols[None]
+    moved = codes.index_select(0, cells.view(-1)).view(-1, batch)
+    table = (tokens[None] + (tokens << 8)[:, None]).view(-1)  # [label, input, board]: two bytes, the input's the lower
+    places = torch.add(number, moved, alpha=batch)
+    pairs = table.index_select(0, places.view(-1)).view(-1, batch).T.contiguous()
+    found = pairs.view(torch.uint8).view(batch, side * side, 2)
+    return found[:, :, 0], found[:, :, 1]
 
 
 class SudokuSymmetries:
