@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hrm_lab.config import Config
 from hrm_lab.model.act import Batch, Carry, Exploration, Segment, initial_carry, refill, train_segment
+from hrm_lab.model.fused import fuse
 from hrm_lab.model.hrm import HRM, Latents, Prediction
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, TokenLoss, train_loss
 from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, atan2_rule
@@ -225,6 +226,7 @@ def compile_step(step: TrainStep, cache: Path | None) -> None:
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
     for module in (step.model.L_level, step.model.H_level):
         module.compile(**options)
+    fuse(step.model, step.carry.latents.z_H.shape[1])
     if isinstance(step.optimizer, AdamATan2):
         step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=True)
 
