@@ -33,7 +33,7 @@ def attention(qkv: Tensor, like: Rows, length: int, heads: int, rotary: RotaryEm
     """Rotary encoding and attention (M, D) from qkv (M, 3 D), the product of the rows `like` (M = B length)."""
     count, width = like.values.shape
     parts = _scaled(qkv, like, eps).view(-1, length, 3 * heads, width // heads)
-    queries_keys, v = parts.split((2 * heads, heads), dim=2)
+    queries_keys, v = parts.tensor_split((2 * heads,), dim=2)
     q, k = (queries_keys if rotary is None else rotary(queries_keys)).chunk(2, dim=2)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return mixed.transpose(1, 2).reshape(count, width)
