@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from hrm_lab import config as schema
-from hrm_lab.config import Config, SudokuDataConfig
+from hrm_lab.config import Config, task_names, task_settings
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, LocalLauncherConfig, SlurmLauncherConfig
 from hrm_lab.validation import validate
@@ -36,7 +36,8 @@ def register() -> None:
     """Put the schema where the YAML files of conf/ find it."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(group="data", name="sudoku_task", node=SudokuDataConfig)
+    for task in task_names():
+        store.store(group="data", name=f"{task}_task", node=task_settings(task))
 
 
 register()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
+import pkgutil
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, ClassVar, Optional
 
 from hrm_lab.errors import ConfigError
 
@@ -81,41 +84,34 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """What every task's dataset has. Each task adds its own builder's settings in a subclass."""
+    """What every task's dataset has. Each task adds its own settings in a subclass, in its file of data/tasks/."""
 
-    task: str = setting("sudoku", "which builder makes the dataset", choices=("sudoku",))
-    name: str = setting("sudoku", "name of the dataset; its folder is NAME-HASH under paths.data", identity=False)
+    task: str = setting("sudoku", "which task it is: a file of hrm_lab/data/tasks/")
+    name: str = setting("dataset", "name of the dataset; its folder is NAME-HASH under paths.data", identity=False)
     num_augmentations: int = setting(
         0, "augmented variants of each training puzzle (k); an epoch draws one of 1 + k", unit="variants", low=0
     )
 
+    eval_metrics: ClassVar[tuple[str, ...]] = ()  # the task's own, beside EVAL_METRICS
 
-@dataclass
-class SudokuDataConfig(DataConfig):
-    """Sudoku of any box shape: generated, or read from `source,question,answer,rating` CSV files."""
+    def check(self) -> None:
+        """Refuse combinations that cannot be built; ranges and choices are checked already.
 
-    box_rows: int = setting(3, "rows of one box", unit="cells", low=1, high=5)
-    box_cols: int = setting(3, "columns of one box; a grid has box_rows * box_cols digits", unit="cells", low=1, high=5)
-    source: str = setting("generated", "where the puzzles come from", choices=("generated", "csv"))
-    build_seed: int = setting(0, "seed of generation, of the split and of the subset", low=0)
-    num_train: Optional[int] = setting(
-        1000, "training puzzles; with csv a random subset, null = all rows", unit="puzzles", low=1
-    )
-    num_test: Optional[int] = setting(
-        1000, "test puzzles; with csv a random subset, null = all rows", unit="puzzles", low=1
-    )
-    num_blanks: Optional[int] = setting(
-        None, "empty cells of a generated puzzle; null = as many as one solution allows", unit="cells", low=1
-    )
-    test_grids: Optional[int] = setting(
-        None,
-        "generated: solution grids held out for the test set, no training puzzle has one; null = as many as puzzles",
-        unit="grids",
-        low=1,
-    )
-    train_csv: Optional[str] = setting(None, "csv: path of the training file (.csv or .csv.gz)", identity=False)
-    test_csv: Optional[str] = setting(None, "csv: path of the test file (.csv or .csv.gz)", identity=False)
-    min_rating: Optional[int] = setting(None, "csv: least rating of a training puzzle", unit="backtracks", low=0)
+        Raises:
+            ConfigError: for the first one found.
+        """
+
+    def files(self) -> dict[str, str | None]:
+        """Paths by setting, whose content (not name) is part of what the dataset is."""
+        return {}
+
+    def num_train_groups(self) -> int | None:
+        """Training groups (puzzles before augmentation), where they are known before anything is built."""
+        return None
+
+    def num_test_variants(self) -> int:
+        """Variants of each test puzzle that an evaluation looks at, itself included."""
+        return 1
 
 
 @dataclass
@@ -159,6 +155,12 @@ class TrainingConfig:
         "auto = captured on CUDA, eager on a CPU. They differ by rounding",
         choices=("auto", "eager", "compiled", "captured"),
     )
+    gradient_dtype: str = setting(
+        "float32",
+        "what gradients are sent and summed in where several processes train; bfloat16 is half as much to send, and "
+        "rounds it",
+        choices=("float32", "bfloat16"),
+    )
     threads: int = setting(1, "CPU threads of one process", unit="threads", low=1, identity=False)
     log_interval: int = setting(
         10, "steps that one logged training value is averaged over", unit="steps", low=1, identity=False
@@ -179,6 +181,9 @@ class TrainingConfig:
         unit="FLOP/s",
         low=1.0,
         identity=False,
+    )
+    profile: bool = setting(
+        False, "look at a few steps with torch's profiler: a trace and a table among the artifacts", identity=False
     )
     deterministic: bool = setting(
         False, "on CUDA: only algorithms that give the same bits every time (on a CPU always)", identity=False
@@ -315,7 +320,7 @@ class Config:
     question: str = setting("", "what this experiment is to answer, in words", identity=False)
     seed: int = setting(0, "seed of initialisation, data order, augmentation and exploration", low=0, high=2**31 - 1)
     model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=SudokuDataConfig)
+    data: DataConfig = field(default_factory=lambda: task_settings("sudoku")())
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -323,7 +328,29 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
-DATA_TASKS: dict[str, type[DataConfig]] = {"sudoku": SudokuDataConfig}
+_TASKS = Path(__file__).parent / "data" / "tasks"
+
+
+def task_names() -> list[str]:
+    """Every task there is: the files of data/tasks/."""
+    return sorted(name for _, name, _ in pkgutil.iter_modules([str(_TASKS)]))
+
+
+def task_settings(task: str) -> type[DataConfig]:
+    """The settings of a task. Its file is imported by name only here and now, so that this module knows no task.
+
+    Raises:
+        ConfigError: when there is none of that name.
+    """
+    if task not in task_names():
+        raise ConfigError("data.task", task, "no such task", f"one of {', '.join(task_names())}")
+    kind: type[DataConfig] = importlib.import_module(f"hrm_lab.data.tasks.{task}").TASK.settings
+    return kind
+
+
+def known_settings(task: str) -> type[DataConfig]:
+    """The settings of a task; of one that this version does not know, those that every task has."""
+    return task_settings(task) if task in task_names() else DataConfig
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Setting]]:
@@ -353,10 +380,7 @@ def from_dict(values: Mapping[str, Any], kind: type[Any] = Config, prefix: str =
         ConfigError: naming the key, its value and the way out.
     """
     if kind is DataConfig:
-        task = values.get("task", "sudoku")
-        if task not in DATA_TASKS:
-            raise ConfigError(f"{prefix}task", task, "no such task", f"one of {', '.join(DATA_TASKS)}")
-        kind = DATA_TASKS[task]
+        kind = task_settings(values.get("task", "sudoku"))
     hints, known = typing.get_type_hints(kind), {f.name: f for f in dataclasses.fields(kind)}
     arguments: dict[str, Any] = {}
     for name, value in values.items():

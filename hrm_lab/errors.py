@@ -22,6 +22,12 @@ class ConfigError(UserError):
         super().__init__(f"{key}={value}: {problem}\n  way out: {way_out}")
 
 
+def require(holds: bool, key: str, value: object, problem: str, way_out: str) -> None:
+    """Raise a ConfigError unless `holds`."""
+    if not holds:
+        raise ConfigError(key, value, problem, way_out)
+
+
 class DataError(UserError):
     """A dataset, or a file it is built from, that cannot be used."""
 

@@ -109,17 +109,18 @@ def evaluate(
     state = load_weights(subject.weights)
     dataset = open_data(subject, building)
     ranks, info = connect(training), dataset.info
-    model = HRM(subject.config.model, info.vocab_size, info.seq_len, info.num_puzzle_identifiers)
+    batches = Batches(dataset, ranks, subject.config.data, subject.config.seed)
+    model = HRM(subject.config.model, info.vocab_size, info.seq_len, batches.num_puzzle_identifiers)
     load_into(model, state, subject.weights)
     size = training.eval_batch_size or training.global_batch_size
-    total, done = sum(-(len(split) // -size) for split in dataset.test.values()), 0
+    total, done = batches.num_evaluation_batches(size), 0
 
     def count() -> None:
         nonlocal done
         done += 1
         evaluating(done, total)
 
-    return evaluation.evaluate(model.to(ranks.device), Batches(dataset, ranks), size, count).metrics
+    return evaluation.evaluate(model.to(ranks.device), batches, size, count).metrics
 
 
 def export(place: Path, out: Path, form: str, compiled_names: bool = False, last: bool = False) -> None:

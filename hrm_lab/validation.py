@@ -18,11 +18,10 @@ from hrm_lab.config import (
     TRAINED,
     Config,
     StoppingConfig,
-    SudokuDataConfig,
     TrainingConfig,
     settings,
 )
-from hrm_lab.errors import ConfigError
+from hrm_lab.errors import ConfigError, require
 from hrm_lab.redaction import redacted
 
 
@@ -34,7 +33,7 @@ def validate(config: Config) -> None:
     """
     check_ranges(config)
     model, training = config.model, config.training
-    _require(
+    require(
         model.hidden_size % model.num_heads == 0,
         "model.num_heads",
         model.num_heads,
@@ -42,28 +41,28 @@ def validate(config: Config) -> None:
         "take another model.hidden_size, or model.num_heads from "
         + ", ".join(str(n) for n in range(1, 33) if model.hidden_size % n == 0 and model.hidden_size // n % 2 == 0),
     )
-    _require(
+    require(
         model.pos_encodings != "rope" or (model.hidden_size // model.num_heads) % 2 == 0,
         "model.num_heads",
         model.num_heads,
         f"rotary encoding needs an even head size, not {model.hidden_size // model.num_heads}",
         "change model.num_heads or model.hidden_size, or take model.pos_encodings=learned",
     )
-    _require(
+    require(
         training.epochs % training.eval_interval == 0,
         "training.epochs",
         training.epochs,
         f"is not a multiple of training.eval_interval={training.eval_interval}",
         f"take training.epochs={math.ceil(training.epochs / training.eval_interval) * training.eval_interval}",
     )
-    _require(
+    require(
         training.global_batch_size % training.gradient_accumulation_steps == 0,
         "training.global_batch_size",
         training.global_batch_size,
         f"cannot be cut into training.gradient_accumulation_steps={training.gradient_accumulation_steps} equal parts",
         "take a divisor of the batch size",
     )
-    _require(
+    require(
         config.optim.backend != "fused" or training.device != "cpu",
         "optim.backend",
         config.optim.backend,
@@ -72,22 +71,24 @@ def validate(config: Config) -> None:
     )
     check_execution(training, training.device)
     _validate_stopping(config)
-    if isinstance(config.data, SudokuDataConfig):
-        _validate_sudoku(config.data, training)
+    config.data.check()
+    groups = config.data.num_train_groups()
+    if groups is not None:
+        check_steps(groups, training)
 
 
 def _validate_stopping(config: Config) -> None:
     stopping = config.stopping
-    _require(
-        _is_metric(stopping.metric),
+    require(
+        _is_metric(stopping.metric, config.data.eval_metrics),
         "stopping.metric",
         stopping.metric,
         "is no metric that an evaluation or the training logs",
-        ", ".join(f"eval/{metric}" for metric in EVAL_METRICS)
+        ", ".join(f"eval/{metric}" for metric in (*EVAL_METRICS, *config.data.eval_metrics))
         + ", the same of one test set as eval/SET/METRIC, or the training's mean since the evaluation before, "
         + ", ".join(f"{TRAIN_MEAN}{metric}" for metric in TRAIN_METRICS),
     )
-    _require(
+    require(
         stopping.overfit_accuracy is None or stopping.metric.startswith("eval/"),
         "stopping.overfit_accuracy",
         stopping.overfit_accuracy,
@@ -97,7 +98,7 @@ def _validate_stopping(config: Config) -> None:
     check_gpu_budget(stopping, config.training.device)
     defaults = StoppingConfig()
     for key, pruners in READ_BY.items():
-        _require(
+        require(
             stopping.pruner in pruners or getattr(stopping, key) == getattr(defaults, key),
             f"stopping.{key}",
             getattr(stopping, key),
@@ -106,8 +107,8 @@ def _validate_stopping(config: Config) -> None:
         )
 
 
-def _is_metric(name: str) -> bool:
-    evaluated, trained = "|".join(EVAL_METRICS), "|".join(TRAIN_METRICS)
+def _is_metric(name: str, of_the_task: Collection[str]) -> bool:
+    evaluated, trained = "|".join(map(re.escape, (*EVAL_METRICS, *of_the_task))), "|".join(TRAIN_METRICS)
     return re.fullmatch(rf"eval/([^/]+/)?({evaluated})|{TRAIN_MEAN}({trained})", name) is not None
 
 
@@ -125,7 +126,7 @@ def check_gpu_budget(stopping: StoppingConfig, device: str) -> None:
     Raises:
         ConfigError: on a machine without a GPU.
     """
-    _require(
+    require(
         stopping.max_gpu_hours is None or device != "cpu",
         "stopping.max_gpu_hours",
         stopping.max_gpu_hours,
@@ -143,7 +144,7 @@ def check_execution(training: TrainingConfig, device: str) -> None:
     Raises:
         ConfigError: on a machine without a GPU.
     """
-    _require(
+    require(
         training.execution != "captured" or device != "cpu",
         "training.execution",
         training.execution,
@@ -160,7 +161,7 @@ def check_metric(stopping: StoppingConfig, test_sets: Collection[str]) -> None:
     """
     _, *test_set, metric = stopping.metric.split("/")
     logged = test_sets if len(test_sets) > 1 else ()
-    _require(
+    require(
         not test_set or test_set[0] in logged,
         "stopping.metric",
         stopping.metric,
@@ -201,51 +202,13 @@ def refuse_secret(key: str, value: object) -> None:
         )
 
 
-def _validate_sudoku(data: SudokuDataConfig, training: TrainingConfig) -> None:
-    side = data.box_rows * data.box_cols
-    _require(
-        2 <= side <= 25,
-        "data.box_rows",
-        data.box_rows,
-        f"with data.box_cols={data.box_cols} makes a grid of side {side}",
-        "box_rows * box_cols must lie between 2 and 25",
-    )
-    _require(
-        data.num_blanks is None or data.num_blanks < side * side,
-        "data.num_blanks",
-        data.num_blanks,
-        f"a grid of side {side} has {side * side} cells",
-        f"take at most {side * side - 1}, or null",
-    )
-    if data.source == "generated":
-        for key in ("num_train", "num_test"):
-            _require(
-                getattr(data, key) is not None,
-                f"data.{key}",
-                None,
-                "a generated dataset needs a size",
-                f"set data.{key}=1000",
-            )
-    else:
-        for key in ("train_csv", "test_csv"):
-            _require(
-                getattr(data, key) is not None,
-                f"data.{key}",
-                None,
-                "data.source=csv needs a file",
-                f"set data.{key}=PATH to a CSV with columns source,question,answer,rating",
-            )
-    if data.num_train is not None:
-        check_steps(data.num_train, training)
-
-
 def check_steps(num_groups: int, training: TrainingConfig) -> None:
     """Refuse a run whose evaluation interval holds less than one batch (it would never train).
 
     Args:
         num_groups: training groups (puzzles before augmentation).
     """
-    _require(
+    require(
         training.eval_interval * num_groups >= training.global_batch_size,
         "training.global_batch_size",
         training.global_batch_size,
@@ -274,8 +237,3 @@ def check_world_size(training: TrainingConfig, world_size: int) -> None:
                 f"gradient_accumulation_steps={training.gradient_accumulation_steps})",
                 f"take a multiple of {divisor}",
             )
-
-
-def _require(holds: bool, key: str, value: object, problem: str, way_out: str) -> None:
-    if not holds:
-        raise ConfigError(key, value, problem, way_out)

@@ -15,10 +15,10 @@ from hrm_lab.config import (
     OptimConfig,
     PathsConfig,
     StoppingConfig,
-    SudokuDataConfig,
     TrackingConfig,
     TrainingConfig,
 )
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.decision import Decision
 from hrm_lab.training.protocols import Unrecorded
 

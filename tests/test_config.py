@@ -11,7 +11,8 @@ import pytest
 
 from hrm_lab import config as schema
 from hrm_lab.compose import CONF, compose_config
-from hrm_lab.config import Config, SudokuDataConfig
+from hrm_lab.config import Config
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import ConfigError, UserError
 
 CSV = ["data.train_csv=train.csv", "data.test_csv=test.csv"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hrm_lab import config as schema
-from hrm_lab.config import Config, SudokuDataConfig
+from hrm_lab.config import Config
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.signature import signature
 
 

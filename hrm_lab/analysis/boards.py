@@ -14,7 +14,6 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from hrm_lab.analysis.style import DPI, GIVEN, RIGHT, WRONG
-from hrm_lab.data.sudoku import symbols
 
 Arrays = Mapping[str, NDArray[Any]]  # of one evaluation; training/evaluation.py says which
 Tokens = NDArray[np.uint8]
@@ -64,7 +63,8 @@ class Board:
     def __init__(self, arrays: Arrays) -> None:
         self.rows, self.cols = arrays["grid_shape"].tolist()
         self.box_rows, self.box_cols = arrays.get("box_shape", arrays["grid_shape"]).tolist()
-        self.symbols = symbols(self.cols) if "box_shape" in arrays else None
+        self.glyphs = arrays["glyphs"].tolist() if "glyphs" in arrays else [str(token) for token in range(256)]
+        self.fills = arrays["fills"].tolist() if "fills" in arrays else []
         self.font = min(13.0, 0.6 * 72 * max(CELL_IN, LEAST_IN / max(self.rows, self.cols)))
 
     def draw(self, axis: Axes, said: Tokens, labels: Tokens, inputs: Tokens, before: Tokens | None) -> None:
@@ -75,8 +75,9 @@ class Board:
         for cell, token in enumerate(said.tolist()):
             top, left = divmod(cell, self.cols)
             is_given, is_right = inputs[cell] == labels[cell], token == labels[cell]
-            if is_given:
-                axis.add_patch(Rectangle((left, top), 1, 1, facecolor=GIVEN, zorder=0))
+            fill = self.fills[token] if token < len(self.fills) else ""
+            if fill or is_given:
+                axis.add_patch(Rectangle((left, top), 1, 1, facecolor=fill or GIVEN, zorder=0))
             if not is_right:
                 frame = Rectangle(
                     (left + 0.12, top + 0.12), 0.76, 0.76, fill=False, edgecolor=WRONG, linewidth=self.font / 8
@@ -98,9 +99,7 @@ class Board:
             axis.plot((line, line), (0, self.rows), color="black", linewidth=0.5 if line % self.box_cols else 2)
 
     def _symbol(self, token: int) -> str:
-        if self.symbols is None:
-            return str(token)
-        return self.symbols[token] if token < len(self.symbols) else "?"
+        return self.glyphs[token] if token < len(self.glyphs) else "?"
 
 
 def _caption(said: Tokens, labels: Tokens, inputs: Tokens, sure: float) -> str:

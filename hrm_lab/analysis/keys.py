@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hrm_lab.config import DATA_TASKS, Config, DataConfig, settings
+from hrm_lab.config import Config, known_settings, settings
 from hrm_lab.errors import UserError
 from hrm_lab.tracking.logged import flat
 
@@ -20,7 +20,7 @@ Settings = dict[str, Any]
 @functools.cache
 def _known(task: str) -> dict[str, tuple[Any, bool]]:
     """Default, and whether it can change a result, of every key."""
-    config = replace(Config(), data=DATA_TASKS.get(task, DataConfig)())
+    config = replace(Config(), data=known_settings(task)())
     return {key: (value, meta.identity) for key, value, meta in settings(config)}
 
 

@@ -37,14 +37,10 @@ def data(overrides: Overrides = None) -> None:
 
     settings = compose_config(overrides or [])
     from hrm_lab.data.build import ensure_dataset
-    from hrm_lab.data.sudoku import render
     from hrm_lab.progress import building
 
     with building(settings.data.name) as progress:
         dataset = ensure_dataset(settings.data, settings.paths.data, progress)
-    info, facts = dataset.info, dataset.info.task_facts
-    typer.echo(f"{dataset.folder}\nfingerprint {info.fingerprint}")
-    for split, counts in info.counts.items():
+    typer.echo(f"{dataset.folder}\nfingerprint {dataset.info.fingerprint}")
+    for split, counts in dataset.info.counts.items():
         typer.echo(f"{split}: {counts['examples']:,} examples in {counts['groups']:,} groups")
-    for board in (dataset.train.inputs[0], dataset.train.labels[0]):
-        typer.echo(render(board, facts["box_rows"], facts["box_cols"]) + "\n")

@@ -17,9 +17,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from hrm_lab.config import DataConfig, SudokuDataConfig, settings
-from hrm_lab.data import sudoku
+from hrm_lab.config import DataConfig, settings
 from hrm_lab.data.format import FORMAT_VERSION, Dataset, partial_prefix, write_dataset
+from hrm_lab.data.tasks import find_task
 from hrm_lab.errors import DataError
 
 _KEY_DIGITS = 12
@@ -42,23 +42,19 @@ def build_facts(config: DataConfig) -> dict[str, Any]:
         key: value for key, value, meta in settings(config) if meta.identity and key not in _NOT_BUILT_IN
     }
     facts["format_version"] = FORMAT_VERSION
-    if isinstance(config, SudokuDataConfig) and config.source == "csv":
-        for key in ("train_csv", "test_csv"):
-            facts[f"{key}_sha256"] = _file_hash(f"data.{key}", getattr(config, key))
+    for key, path in config.files().items():
+        facts[f"{key}_sha256"] = _file_hash(f"data.{key}", path)
     return facts
 
 
 def _file_hash(key: str, path: str | None) -> str:
     if path is None:
-        raise DataError(f"{key}=null: data.source=csv needs a file\n  way out: set {key}=PATH")
+        raise DataError(f"{key}=null: needs a file\n  way out: set {key}=PATH")
     try:
         seen = os.stat(path)
         return _hash_once(path, seen.st_size, seen.st_mtime_ns)
     except FileNotFoundError:
-        raise DataError(
-            f"{key}={path}: no such file\n"
-            f"  way out: set {key}=PATH to a CSV with columns source,question,answer,rating, or data.source=generated"
-        ) from None
+        raise DataError(f"{key}={path}: no such file\n  way out: set {key}=PATH, or another data.source") from None
     except OSError as error:
         raise DataError(f"{key}={path}: cannot be read: {error.strerror}\n  way out: set {key}=PATH") from error
 
@@ -97,6 +93,9 @@ def ensure_dataset(
     Raises:
         DataError: when it cannot be built, or the folder that is there cannot be used.
     """
+    opens = find_task(config.task).open
+    if opens is not None:
+        return opens(config)
     folder = dataset_folder(config, data_root)
     if folder.exists():
         return Dataset.open(folder)
@@ -124,8 +123,7 @@ def _remove_partial(folder: Path) -> None:
 
 
 def _build(config: DataConfig, folder: Path, progress: Callable[[int, int], None] | None) -> Dataset:
-    if not isinstance(config, SudokuDataConfig):
-        raise DataError(f"data.task={config.task}: nothing builds it\n  way out: take data.task=sudoku")
     facts = build_facts(config)
-    info, train, test = sudoku.build(config, progress)
-    return write_dataset(folder, dataclasses.replace(info, build=facts), train, test)
+    built = find_task(config.task).build(config, progress)
+    info = dataclasses.replace(built.info, build=facts)
+    return write_dataset(folder, info, built.train, built.test, built.arrays)

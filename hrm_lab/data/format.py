@@ -2,13 +2,15 @@
 
     dataset.json                          what the arrays mean (`DatasetInfo`)
     train/inputs.npy, labels.npy          (N, S) uint8 tokens
-    train/puzzle_identifiers.npy          (N,) int32
-    train/group_offsets.npy               (G + 1,) int64: group g holds the examples from offset g up to offset g + 1
-    test/SET/...                          the same four for each test set, and
-    test/SET/ratings.npy                  (N,) int32: how hard each example is, where that is known
+    train/puzzle_identifiers.npy          (P,) int32: the row of the puzzle embedding
+    train/puzzle_offsets.npy              (P + 1,) int64: puzzle p holds the examples from offset p up to offset p + 1
+    train/group_offsets.npy               (G + 1,) int64: group g holds the puzzles from offset g up to offset g + 1
+    train/ratings.npy                     (N,) int32: how hard each example is, where that is known
+    test/SET/...                          the same for each test set
+    task/NAME.npy                         what the task itself keeps, if anything (`DatasetInfo.task_arrays`)
 
-The base puzzles only: augmented variants are computed where they are used (see `symmetries`). HRM's own format
-(HRM_SPEC section 6) keeps a level of puzzles between groups and examples, which such variants make superfluous.
+Groups > puzzles > examples as in HRM's own format (HRM_SPEC section 6), where the puzzles of a group are one puzzle and
+its augmented variants. Here they are mostly the puzzle alone: variants are computed where they are used (`task.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,17 +35,19 @@ import numpy.typing as npt
 from hrm_lab.errors import DataError
 from hrm_lab.files import fsync
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _ARRAYS: dict[str, npt.DTypeLike] = {
     "inputs": np.dtype("uint8"),
     "labels": np.dtype("uint8"),
     "puzzle_identifiers": np.dtype("int32"),
+    "puzzle_offsets": np.dtype("int64"),
     "group_offsets": np.dtype("int64"),
 }
 _RATINGS = "ratings"  # an optional remark: nothing is trained on it, so it is no part of the fingerprint
 _REBUILD = "way out: delete the folder and build it again: `hrm-lab data`"
-_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # it names a folder
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a test set or a task's array: it names a folder or a file
+_TUPLES = ("grid_shape", "test_sets", "task_arrays")  # lists in JSON
 _OPEN_SAMPLE_ROWS = 65_536  # rows whose tokens are looked at when a dataset is opened
 _HASH_BYTES = 1 << 24
 
@@ -62,6 +67,7 @@ class DatasetInfo:
     grid_shape: tuple[int, int]  # rows, columns of the picture that a sequence is
     test_sets: tuple[str, ...]
     task_facts: dict[str, Any] = field(default_factory=dict)  # e.g. box_rows, box_cols
+    task_arrays: tuple[str, ...] = ()  # names of the task's own arrays
     build: dict[str, Any] = field(default_factory=dict)  # settings that it was built from
     format_version: int = FORMAT_VERSION
     fingerprint: str = ""  # filled in by `write_dataset`, as is:
@@ -74,12 +80,28 @@ class Split:
 
     inputs: npt.NDArray[np.uint8]  # (N, S)
     labels: npt.NDArray[np.uint8]  # (N, S)
-    puzzle_identifiers: npt.NDArray[np.int32]  # (N,)
-    group_offsets: npt.NDArray[np.int64]  # (G + 1,)
+    puzzle_identifiers: npt.NDArray[np.int32]  # (P,)
+    puzzle_offsets: npt.NDArray[np.int64]  # (P + 1,), in examples
+    group_offsets: npt.NDArray[np.int64]  # (G + 1,), in puzzles
     ratings: npt.NDArray[np.int32] | None = None  # (N,) how hard, where known
+
+    @classmethod
+    def of_single_examples(
+        cls,
+        inputs: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.uint8],
+        ratings: npt.NDArray[np.int32] | None = None,
+    ) -> Split:
+        """Every puzzle is one example and a group of its own, with the blank identifier 0."""
+        each = np.arange(len(inputs) + 1, dtype=np.int64)
+        return cls(inputs, labels, np.zeros(len(inputs), np.int32), each, each, ratings)
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def num_puzzles(self) -> int:
+        return len(self.puzzle_offsets) - 1
 
     @property
     def num_groups(self) -> int:
@@ -94,6 +116,7 @@ class Dataset:
     info: DatasetInfo
     train: Split
     test: dict[str, Split]
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # the task's own, by name
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Dataset:
@@ -112,7 +135,8 @@ class Dataset:
             problem = _problem(info, name, split, _OPEN_SAMPLE_ROWS)
             if problem:
                 raise _broken(path, problem)
-        return cls(path, info, splits["train"], {name: splits[f"test/{name}"] for name in info.test_sets})
+        arrays = {name: _open_array(path, f"task/{name}.npy") for name in info.task_arrays}
+        return cls(path, info, splits["train"], {name: splits[f"test/{name}"] for name in info.test_sets}, arrays)
 
     def check_fingerprint(self) -> None:
         """Read every byte again and compare.
@@ -120,7 +144,7 @@ class Dataset:
         Raises:
             DataError: when the facts or a byte of the arrays are not those that were written.
         """
-        found = fingerprint(self.info, self.train, self.test)
+        found = fingerprint(self.info, self.train, self.test, self.arrays)
         if found != self.info.fingerprint:
             raise _broken(
                 self.folder,
@@ -129,7 +153,11 @@ class Dataset:
 
 
 def write_dataset(
-    folder: str | os.PathLike[str], info: DatasetInfo, train: Split, test: Mapping[str, Split]
+    folder: str | os.PathLike[str],
+    info: DatasetInfo,
+    train: Split,
+    test: Mapping[str, Split],
+    arrays: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
 ) -> Dataset:
     """Write a dataset so that `folder` holds all of it or does not exist, and open it.
 
@@ -138,9 +166,10 @@ def write_dataset(
 
     Args:
         folder: to be made; its parents too.
-        info: `fingerprint` and `counts` are filled in here.
+        info: `fingerprint`, `counts` and `task_arrays` are filled in here.
         train: training split.
         test: a split for each of `info.test_sets`.
+        arrays: the task's own, by name.
 
     Raises:
         DataError: when it cannot be written.
@@ -152,12 +181,14 @@ def write_dataset(
         problem = _problem(info, name, split, len(split))
         if problem:
             raise ValueError(problem)
-    counts = {name: {"examples": len(split), "groups": split.num_groups} for name, split in splits.items()}
-    info = dataclasses.replace(info, fingerprint=fingerprint(info, train, test), counts=counts)
+    info = dataclasses.replace(
+        info, counts={name: _counts(split) for name, split in splits.items()}, task_arrays=tuple(sorted(arrays))
+    )
+    info = dataclasses.replace(info, fingerprint=fingerprint(info, train, test, arrays))
     partial = path.parent / f"{partial_prefix(path)}{uuid.uuid4().hex}"
     try:
         partial.mkdir(parents=True)
-        _write_folder(partial, info, splits)
+        _write_folder(partial, info, splits, arrays)
         _move_into_place(partial, path)
     except OSError as error:
         raise DataError(
@@ -174,7 +205,12 @@ def partial_prefix(folder: Path) -> str:
     return f".{folder.name}.partial-"
 
 
-def fingerprint(info: DatasetInfo, train: Split, test: Mapping[str, Split]) -> str:
+def fingerprint(
+    info: DatasetInfo,
+    train: Split,
+    test: Mapping[str, Split],
+    arrays: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
+) -> str:
     """SHA-256 (hex) of what the data is: its facts, and each array's name, type, shape and bytes in C order.
 
     The dataset's name, the settings that it was built from, paths and times are no part of it.
@@ -182,13 +218,14 @@ def fingerprint(info: DatasetInfo, train: Split, test: Mapping[str, Split]) -> s
     left_out = ("name", "build", "fingerprint", "counts")
     facts = {key: value for key, value in dataclasses.asdict(info).items() if key not in left_out}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for split_name in _split_names(info):
-        split = train if split_name == "train" else test[split_name.removeprefix("test/")]
-        for name, array in _arrays(split):
-            digest.update(f"\n{split_name}/{name} {array.dtype.str} {array.shape}\n".encode())
-            rows = max(1, _HASH_BYTES // max(1, array[:1].nbytes))
-            for start in range(0, len(array), rows):
-                digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+    splits = {"train": train, **{f"test/{name}": test[name] for name in info.test_sets}}
+    named = {f"{split_name}/{name}": array for split_name, split in splits.items() for name, array in _arrays(split)}
+    named |= {f"task/{name}": arrays[name] for name in info.task_arrays}
+    for name, array in named.items():
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        rows = max(1, _HASH_BYTES // max(1, array[:1].nbytes))
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows]).data)
     return digest.hexdigest()
 
 
@@ -225,8 +262,7 @@ def _read_info(folder: Path) -> DatasetInfo:
     problem = _info_problem(values)
     if problem:
         raise _broken(folder, f"its dataset.json {problem}")
-    values = {**values, "grid_shape": tuple(values["grid_shape"]), "test_sets": tuple(values["test_sets"])}
-    return DatasetInfo(**values)
+    return DatasetInfo(**values | {key: tuple(values[key]) for key in _TUPLES})
 
 
 def _info_problem(values: dict[str, Any]) -> str:
@@ -237,21 +273,24 @@ def _info_problem(values: dict[str, Any]) -> str:
         return f"lacks, or should not have: {', '.join(odd)}"
     kinds = {"int": int, "str": str, "int | None": (int, type(None))}
     for key, value in values.items():
-        kind: Any = kinds.get(str(known[key].type), list if key in ("grid_shape", "test_sets") else dict)
+        kind: Any = kinds.get(str(known[key].type), list if key in _TUPLES else dict)
         if not isinstance(value, kind) or isinstance(value, bool):
             return f"has {key}={value!r}"
     shape, names = values["grid_shape"], values["test_sets"]
     if len(shape) != 2 or not all(type(extent) is int and extent > 0 for extent in shape):
         return f"has grid_shape={shape!r}"
-    if not names or len(names) != len({str(name) for name in names}) or not all(map(_is_set_name, names)):
+    if not names or not _are_names(names):
         return f"has test_sets={names!r}"
+    if not _are_names(values["task_arrays"]):
+        return f"has task_arrays={values['task_arrays']!r}"
     if shape[0] * shape[1] != values["seq_len"]:
         return f"has grid_shape={shape!r}, but seq_len={values['seq_len']}"
     return ""
 
 
-def _is_set_name(name: object) -> bool:
-    return isinstance(name, str) and _SET_NAME.fullmatch(name) is not None
+def _are_names(names: list[object]) -> bool:
+    """Whether each may name a file, and no two are the same."""
+    return all(isinstance(name, str) and _NAME.fullmatch(name) for name in names) and len(set(names)) == len(names)
 
 
 def _open_split(folder: Path, split_name: str) -> Split:
@@ -275,11 +314,12 @@ def _open_array(folder: Path, name: str) -> npt.NDArray[Any]:
 def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> str:
     """What is wrong with a split, its tokens looked at on about `sample_rows` rows; "" when nothing is."""
     examples = len(split.inputs) if split.inputs.ndim else 0
-    groups = max(0, split.group_offsets.size - 1)
+    groups, puzzles = (max(0, offsets.size - 1) for offsets in (split.group_offsets, split.puzzle_offsets))
     shapes = {
         "inputs": (examples, info.seq_len),
         "labels": (examples, info.seq_len),
-        "puzzle_identifiers": (examples,),
+        "puzzle_identifiers": (puzzles,),
+        "puzzle_offsets": (puzzles + 1,),
         "group_offsets": (groups + 1,),
     }
     for key, array in _arrays(split):
@@ -289,14 +329,16 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
     ratings = split.ratings
     if ratings is not None and (ratings.dtype != np.dtype("int32") or ratings.shape != (examples,)):
         return f"its {name}/{_RATINGS} is {ratings.dtype} {ratings.shape}, not int32 {(examples,)}"
-    if examples == 0 or groups == 0:
+    if examples == 0 or groups == 0 or puzzles == 0:
         return f"its {name} split is empty"
-    written = info.counts.get(name) if info.counts else {"examples": examples, "groups": groups}
-    if written != {"examples": examples, "groups": groups}:
-        return f"its {name} split holds {examples} examples in {groups} groups, but dataset.json says {written}"
-    offsets = split.group_offsets
-    if offsets[0] != 0 or offsets[-1] != examples or bool(np.any(offsets[1:] <= offsets[:-1])):
-        return f"its {name}/group_offsets do not rise from 0 to {examples}"
+    if info.counts and info.counts.get(name) != _counts(split):
+        return f"its {name} split holds {_counts(split)}, but dataset.json says {info.counts.get(name)}"
+    for key, offsets, end in (
+        ("puzzle_offsets", split.puzzle_offsets, examples),
+        ("group_offsets", split.group_offsets, puzzles),
+    ):
+        if offsets[0] != 0 or offsets[-1] != end or bool(np.any(offsets[1:] <= offsets[:-1])):
+            return f"its {name}/{key} do not rise from 0 to {end}"
     identifiers = split.puzzle_identifiers
     if int(identifiers.min()) < 0 or int(identifiers.max()) >= info.num_puzzle_identifiers:
         return f"its {name}/puzzle_identifiers leave 0..{info.num_puzzle_identifiers - 1}"
@@ -308,18 +350,28 @@ def _problem(info: DatasetInfo, name: str, split: Split, sample_rows: int) -> st
     return ""
 
 
+def _counts(split: Split) -> dict[str, int]:
+    return {"examples": len(split), "puzzles": split.num_puzzles, "groups": split.num_groups}
+
+
 # --------------------------------------------------------------------------------------------- writing
 
 
-def _write_folder(folder: Path, info: DatasetInfo, splits: Mapping[str, Split]) -> None:
+def _write_folder(
+    folder: Path, info: DatasetInfo, splits: Mapping[str, Split], arrays: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    named = {f"task/{name}": array for name, array in arrays.items()}
     for split_name, split in splits.items():
-        (folder / split_name).mkdir(parents=True)
-        remarks = [] if split.ratings is None else [(_RATINGS, split.ratings)]
-        for name, array in [*_arrays(split), *remarks]:
-            with open(folder / split_name / f"{name}.npy", "xb") as file:
-                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
+        named |= {f"{split_name}/{name}": array for name, array in _arrays(split)}
+        if split.ratings is not None:
+            named[f"{split_name}/{_RATINGS}"] = split.ratings
+    for name, array in named.items():
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
     # Last, so that even a folder copied while it is being written is seen to be half-built.
     with open(folder / "dataset.json", "x", encoding="utf-8") as text:
         json.dump(dataclasses.asdict(info), text, indent=2)

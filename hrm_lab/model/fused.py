@@ -70,7 +70,6 @@ class FusedStack:
     ) -> None:
         self.module, self.rotary, self.parts = module, rotary, parts
         self.normalised = importlib.import_module("hrm_lab.model.kernels").normalised
-        self.last = torch.compile(module.layers[-1], fullgraph=True, dynamic=False)
 
     def __call__(self, state: Tensor, injection: Tensor, first_only: bool = False) -> Tensor:
         """All positions (B, L, D), or the first one alone (B, 1, D)."""
@@ -81,7 +80,9 @@ class FusedStack:
         for layer in layers:
             rows = self._block(layer, rows, shape[1])
         out: Tensor = self.normalised(rows, self.module.layers[-1].eps).view(shape)
-        return self.last(out, self.rotary, True) if first_only else out
+        if first_only:
+            out = self.module.layers[-1](out, self.rotary, True)
+        return out
 
     def _block(self, layer: Any, rows: Rows, length: int) -> Rows:
         parts, attend, mlp, eps = self.parts, layer.self_attn, layer.mlp, layer.eps

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hrm_lab.config import DATA_TASKS, Config, identity_dict, settings
+from hrm_lab.config import Config, identity_dict, known_settings, settings, task_names
 from hrm_lab.mirror.params import with_a_say
 from hrm_lab.tracking.logged import Logged, flat
 
@@ -14,7 +14,8 @@ from hrm_lab.tracking.logged import Logged, flat
 def known_keys() -> list[str]:
     """Every key that this version knows, of every task."""
     keys = [key for key, _, _ in settings(Config())]
-    return keys + [key for task in DATA_TASKS.values() for key, _, _ in settings(task(), "data.") if key not in keys]
+    of_tasks = (key for task in task_names() for key, _, _ in settings(known_settings(task)(), "data."))
+    return list(dict.fromkeys([*keys, *of_tasks]))
 
 
 def unknown_keys(config: Mapping[str, Any]) -> list[str]:
@@ -26,9 +27,7 @@ def unknown_keys(config: Mapping[str, Any]) -> list[str]:
 def new_keys(config: Mapping[str, Any]) -> list[str]:
     """Keys that this version has and a stored config has not: they would take their defaults."""
     present = flat(config)
-    task = DATA_TASKS.get(str(present.get("data.task")))
-    keys = [key for key, _, _ in settings(dataclasses.replace(Config(), data=task()) if task else Config())]
-    return [key for key in keys if key not in present]
+    return [key for key, _, _ in settings(_with_task(present)) if key not in present]
 
 
 def changed_since(logged: Logged) -> list[tuple[str, str, str]]:
@@ -45,5 +44,9 @@ def changed_since(logged: Logged) -> list[tuple[str, str, str]]:
 
 def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of the settings that can change a result, with those of the config's task."""
-    task = DATA_TASKS.get(str(flat(config).get("data.task")))
-    return identity_dict(dataclasses.replace(Config(), data=task()) if task else Config())
+    return identity_dict(_with_task(flat(config)))
+
+
+def _with_task(present: Mapping[str, Any]) -> Config:
+    """The default config, with the data settings of the stored one's task."""
+    return dataclasses.replace(Config(), data=known_settings(str(present.get("data.task")))())

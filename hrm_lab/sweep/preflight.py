@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hrm_lab.config import Config, ModelConfig, SudokuDataConfig, TrackingConfig
+from hrm_lab.config import Config, ModelConfig, TrackingConfig
 from hrm_lab.errors import ConfigError, UserError
 from hrm_lab.launchers import KEY, SlurmLauncherConfig
 from hrm_lab.sweep import slurm
@@ -117,8 +117,8 @@ def bytes_of_run(config: Config) -> int:
 def _kept_checkpoints(config: Config) -> int:
     training = config.training
     kept = training.keep_checkpoints + training.keep_best_checkpoint
-    if training.keep_checkpoint_every is not None and isinstance(config.data, SudokuDataConfig):
-        steps = training.epochs * (config.data.num_train or 0) // training.global_batch_size
+    if training.keep_checkpoint_every is not None:
+        steps = training.epochs * (config.data.num_train_groups() or 0) // training.global_batch_size
         kept += steps // training.keep_checkpoint_every
     return kept
 

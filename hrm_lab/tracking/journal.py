@@ -196,6 +196,10 @@ class JournalRecorder:
         """Write NAME/step_STEP.npz, and append where it is."""
         place = f"{name}/step_{step:08d}.npz"
         write_arrays(self.folder / place, arrays)
+        self.file(step, place)
+
+    def file(self, step: int, place: str) -> None:
+        """Append where it is."""
         self.journal.append(step, artifact=place)
 
     def decision(self, decision: Decision) -> None:

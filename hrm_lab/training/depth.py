@@ -31,10 +31,11 @@ class Thoughts(NamedTuple):
 def think(model: HRM, batch: Batch, steps: int) -> tuple[Prediction, Thoughts]:
     """The prediction after all steps, and of those before it what they come to."""
     tokens, q_halt, halts = [], [], []
-    for prediction in reason(model, batch, steps):
-        tokens.append(prediction.logits.argmax(-1).to(torch.uint8))
-        q_halt.append(prediction.q_halt)
-        halts.append(prediction.q_halt > prediction.q_continue)
+    with model.weights_cast_once():
+        for prediction in reason(model, batch, steps):
+            tokens.append(prediction.logits.argmax(-1).to(torch.uint8))
+            q_halt.append(prediction.q_halt)
+            halts.append(prediction.q_halt > prediction.q_continue)
     return prediction, Thoughts(torch.stack(tokens, 1), torch.stack(q_halt, 1), torch.stack(halts, 1))
 
 

@@ -65,14 +65,26 @@ class Ranks:
         for tensor, summed in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view_as(tensor))
 
+    def start_sum(self, tensor: Tensor) -> dist.Work | None:
+        """Begin to sum a tensor over all processes, in place; it is done when this has been waited for."""
+        with _together():
+            work: dist.Work | None = dist.all_reduce(tensor, async_op=True)
+        return work
+
+    def wait_for(self, work: dist.Work | None) -> None:
+        """Until it is done; on a GPU it is the device that waits."""
+        if work is not None:
+            with _together():
+                work.wait()
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Every process's rows of a tensor, in rank order, on every process."""
         if self.world_size == 1:
             return tensor
-        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        whole = tensor.new_empty(self.world_size * len(tensor), *tensor.shape[1:])
         with _together():
-            dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+            dist.all_gather(list(torch.split(whole, len(tensor))), tensor.contiguous())
+        return whole
 
     def new_cpu_group(self) -> dist.ProcessGroup | None:
         """A group of all processes whose collectives take nobody else's turn and never wait for a GPU."""
@@ -86,6 +98,15 @@ class Ranks:
         with _together():
             dist.broadcast_object_list(values, src=0, group=group)
         return values[0]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every process's value, in rank order, on every process; it is pickled."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _together():
+            dist.all_gather_object(values, value)
+        return values
 
     def wait(self) -> None:
         """Until every process has come here."""

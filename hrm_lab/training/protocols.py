@@ -74,6 +74,9 @@ class Recorder(Protocol):
     def arrays(self, step: int, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """What is too much for metrics: arrays by name, kept as one file in the folder `name`."""
 
+    def file(self, step: int, place: str) -> None:
+        """A file that has been written into the run's folder, by its place there."""
+
     def decision(self, decision: Decision) -> None:
         """What was decided about the run, and on what evidence."""
 
@@ -97,6 +100,9 @@ class Unrecorded:
         """No."""
 
     def arrays(self, step: int, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """No."""
+
+    def file(self, step: int, place: str) -> None:
         """No."""
 
     def decision(self, decision: Decision) -> None:

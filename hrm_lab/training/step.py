@@ -22,8 +22,10 @@ from hrm_lab.model.hrm import HRM, Latents, Prediction
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, TokenLoss, train_loss
 from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, atan2_rule
 from hrm_lab.optim.sign_sgd import sign_sgd_
+from hrm_lab.training.cpu_compiler import trust_vectors
 from hrm_lab.training.distributed import Ranks
 from hrm_lab.training.divergence import Vitals, pulse
+from hrm_lab.training.gradients import GradientSum
 
 WARM_UP = 3  # calls before a graph is recorded: libraries make their handles and workspaces in the first ones
 
@@ -88,6 +90,9 @@ class TrainStep:
         if execution != "eager":
             compile_step(self, cache)
         captured = execution == "captured"
+        # A graph of the backward holds no collective: the sum of a replayed step begins when the graph has ended.
+        dtype = getattr(torch, training.gradient_dtype)
+        self.gradients = GradientSum(model.parameters(), ranks, dtype, overlaps=not captured)
         self._phases = self._recorded() if captured else [self._gradients, self._exchange, self._update]
 
     def __call__(
@@ -142,6 +147,8 @@ class TrainStep:
                 carry = self.refill(self.model, held, batch)
                 puzzle_rows = self.model.gather_puzzle_rows(carry.data.puzzle_identifiers)
                 carry, segment, loss, sums = self.forward(self.model, carry, puzzle_rows, draws, self.token_loss)
+                if rows == self._parts[-1]:
+                    self.gradients.begin()
                 # Scaled by the global batch, so gradients add up over parts and processes to the mean over sequences.
                 (loss / self.global_batch_size).backward()  # type: ignore[no-untyped-call]
                 self.sums += sums
@@ -159,14 +166,16 @@ class TrainStep:
             self._puzzle_grads[share] = torch.cat(row_grads)
 
     def _exchange(self) -> None:
-        """Sum over all processes; the rows of the puzzle embedding are gathered."""
+        """Sum over all processes; the rows of the puzzle embedding are gathered, with their identifiers in front."""
         if self.ranks.world_size == 1:
             return
-        self.ranks.sum_([*(p.grad for p in self.model.parameters() if p.grad is not None), self._pulse])
+        self.gradients.finish(self._pulse)
         if self.model.puzzle_emb is not None:
             share = self.ranks.share(self.global_batch_size)
-            for rows in (self._puzzle_ids, self._puzzle_grads):
-                rows.copy_(self.ranks.gather(rows[share]))
+            ids = self._puzzle_ids[share, None].view(torch.float32)  # the bits: nobody computes with them
+            whole = self.ranks.gather(torch.cat((ids, self._puzzle_grads[share]), 1))
+            self._puzzle_ids.copy_(whole[:, 0].view(torch.int32))
+            self._puzzle_grads.copy_(whole[:, 1:])
 
     def _update(self) -> None:
         """Both optimizers, the puzzle embedding's first."""
@@ -217,15 +226,18 @@ class Recorded:
 def compile_step(step: TrainStep, cache: Path | None) -> None:
     """Have torch's compiler make what it can of a step. It is loaded here and nowhere else: that takes two seconds.
 
-    Each module of the model is compiled for itself and not the segment as a whole: once with a gradient, once without,
-    once for the look ahead; and both modules share what comes of it.
+    A block of the model is compiled for itself, and neither the stack of them nor the segment as a whole: once with a
+    gradient, once without, once for the look ahead; and all blocks share what comes of it. What a compiler could fuse
+    over a block's end is no more than an addition.
     """
     if cache is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
     importlib.import_module("torch._dynamo").config.recompile_limit = 64  # one for each batch size, and the like
+    if step.ranks.device.type == "cpu":
+        trust_vectors(cache)
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
-    for module in (step.model.L_level, step.model.H_level):
-        module.compile(**options)
+    for block in (*step.model.L_level.layers, *step.model.H_level.layers):
+        block.compile(**options)
     fuse(step.model, step.carry.latents.z_H.shape[1])
     if isinstance(step.optimizer, AdamATan2):
         step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=True)

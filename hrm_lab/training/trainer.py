@@ -27,6 +27,7 @@ from hrm_lab.training.checkpoint import Checkpoints, Rows, newest_step
 from hrm_lab.training.distributed import Agreement, Ranks
 from hrm_lab.training.divergence import Damage
 from hrm_lab.training.evaluation import Evaluation, evaluate
+from hrm_lab.training.profile import Profile
 from hrm_lab.training.protocols import Control, Leave, Left, Recorder, Stopper
 from hrm_lab.training.step import TrainStep
 from hrm_lab.training.throughput import Throughput
@@ -105,10 +106,9 @@ class Trainer:
         self._cpu_group = ranks.new_cpu_group()
         self._gpus = ranks.world_size if ranks.device.type == "cuda" else 0
         self.checkpoints = Checkpoints(folder, training, ranks, control.check)
-        self.batches = Batches(dataset, ranks)
+        self.batches = Batches(dataset, ranks, config.data, config.seed)
         self.sampler = Sampler(
-            dataset.train.num_groups,
-            1 + config.data.num_augmentations,
+            self.batches.puzzles(dataset.train),
             training.epochs,
             training.eval_interval,
             training.global_batch_size,
@@ -117,7 +117,7 @@ class Trainer:
         self.eval_batch_size = training.eval_batch_size or training.global_batch_size
         info = dataset.info
         generator = torch.Generator().manual_seed(config.seed)
-        model = HRM(config.model, info.vocab_size, info.seq_len, info.num_puzzle_identifiers, generator)
+        model = HRM(config.model, info.vocab_size, info.seq_len, self.batches.num_puzzle_identifiers, generator)
         self.model = model.to(ranks.device)
         self.optimizer = build_adam_atan2(self.model.parameters(), config.optim, ranks.device)
         self.throughput = Throughput(config, info.seq_len, ranks)
@@ -143,6 +143,7 @@ class Trainer:
         self._high_water: int | None = None  # of the recorder, in the checkpoint that training goes on from
         self._save_is_due = False
         self._budget_is_spent = False
+        self._profile: Profile | None = None
         self._pace = Pace()
 
     # ------------------------------------------------------------------------------------------- the loop
@@ -169,6 +170,8 @@ class Trainer:
             self.checkpoints.wait()
             return outcome
         finally:
+            if self._profile is not None:
+                self._profile.close()
             self.checkpoints.close()
 
     def _fit(self, last_step: int | None) -> Outcome:
@@ -182,12 +185,16 @@ class Trainer:
             evaluation = self._evaluate()
             self._record(evaluation.metrics)
             self._record_arrays(evaluation)
+        if training.profile and self.ranks.is_main:
+            self._profile = Profile(self.folder, self.ranks.device.type == "cuda", self._record_file)
         self._pace = Pace()
         if self.evaluation_is_due:
             self._end_iteration()
         while self.step < last_step and self.stopped is None:
             self.train_step()
             self._pace.steps += 1
+            if self._profile is not None:
+                self._profile.after(self.step)
             if self.ranks.is_main:
                 self.recorder.tick(self.step)
             if self.step % training.log_interval == 0:
@@ -336,6 +343,10 @@ class Trainer:
         if self.ranks.is_main:
             self.control.check()
             self.recorder.arrays(self.step, "evaluations", evaluation.arrays)
+
+    def _record_file(self, step: int, place: str) -> None:
+        self.control.check()
+        self.recorder.file(step, place)
 
     def _record_decision(self, decision: Decision) -> None:
         if self.ranks.is_main:

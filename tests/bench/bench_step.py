@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,10 +25,10 @@ import torch
 
 from hrm_lab.config import ModelConfig
 from hrm_lab.training.throughput import device_peak, step_flops
-from tests.bench.our_step import SEQ_LEN, OurLoop, seconds, spread
+from tests.bench import trend
+from tests.bench.our_step import SEQ_LEN, OurLoop, seconds
 from tests.bench.plain_loop import PlainLoop
 
-RESULTS = Path(__file__).parent / "results" / "step.jsonl"
 SMALL = ModelConfig(hidden_size=128, num_heads=4, H_layers=2, L_layers=2, puzzle_emb_ndim=128)
 CASES = {
     "a": (SMALL, 32, "cpu"),
@@ -38,7 +37,6 @@ CASES = {
     "c768": (ModelConfig(), 768, "cuda"),
 }
 LOOPS = ("plain", "ours")
-SAME = ("case", "dtype", "way", "loop", "machine")  # what two entries that can be compared have in common
 
 
 # ------------------------------------------------------------------------------------------ in the child
@@ -107,52 +105,19 @@ class Child:
         self.process.wait()
         # A shared CPU is measured by what it gave this process, a GPU by the clock.
         by = "wall" if key["case"].startswith("c") else "cpu"
-        middle, low, high = spread([said[by] for said in self.said])
-        wall = statistics.median(said["wall"] for said in self.said)
+        entry = trend.measured(key, [said[by] for said in self.said])
         flops = step_flops(model, SEQ_LEN, batch)
         peak = device_peak(key["machine"], key["dtype"])
-        return key | {
+        return entry | {
             "by": by,
-            "seconds": middle,
-            "quartiles": [low, high],
-            "wall_s": wall,
+            "wall_s": statistics.median(said["wall"] for said in self.said),
             "cpu_s": statistics.median(said["cpu"] for said in self.said),
-            "samples_per_s": batch / middle,
+            "samples_per_s": batch / entry["seconds"],
             "flops": flops,
-            "mfu": flops / middle / peak if peak else None,
+            "mfu": flops / entry["seconds"] / peak if peak else None,
             "peak_gb": self.said[-1]["peak_gb"],
             "first_step_s": self.first_step_s,
         }
-
-
-def origin() -> dict[str, str]:
-    """When, and with what."""
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
-    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"date": date, "commit": commit, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return names[0] if names else platform.processor()
-
-
-def slower(entry: dict[str, Any], kept: list[dict[str, Any]]) -> str:
-    """What to say if this takes longer than when last measured, by more than the spread of both."""
-    before = [old for old in kept if all(old[key] == entry[key] for key in SAME)]
-    if not before:
-        return ""
-    old = before[-1]
-    noise = max(high - low for low, high in (old["quartiles"], entry["quartiles"]))
-    if entry["seconds"] - old["seconds"] <= noise:
-        return ""
-    times = entry["seconds"] / old["seconds"]
-    return f"slower: {times:.2f} times as long as on {old['date'][:10]} (commit {old['commit']})"
 
 
 def compare(case: str, dtype: str, way: str, repeats: int, cache: str) -> list[dict[str, Any]]:
@@ -163,7 +128,7 @@ def compare(case: str, dtype: str, way: str, repeats: int, cache: str) -> list[d
     for _ in range(repeats):
         for child in children.values():
             child.steps(count)
-    key = {"case": case, "dtype": dtype, "way": way, "machine": machine(device)}
+    key = {"case": case, "dtype": dtype, "way": way, "machine": trend.machine(device)}
     return [child.entry(key | {"loop": loop}, model, batch) for loop, child in children.items()]
 
 
@@ -181,12 +146,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--ways", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--keep", action="store_true", help=f"append to {RESULTS.name}")
+    parser.add_argument("--keep", action="store_true", help="append to tests/bench/results/step.jsonl")
     chosen = parser.parse_args(arguments)
-    kept = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     console = Console(width=170)
     columns = ("case", "loop", "s a step", "quartiles", "wall", "samples/s", "TFLOP/s", "MFU", "peak GB", "first step")
-    table, warnings, fresh = Table(*columns, "ours is", box=None), [], []
+    table, fresh = Table(*columns, "ours is", box=None), []
     with tempfile.TemporaryDirectory() as cache:
         for case in chosen.cases:
             for way in chosen.ways:
@@ -194,11 +158,12 @@ def main(arguments: Sequence[str]) -> None:
                     console.print(f"{case}, {dtype}, {way} ...")
                     pair = compare(case, dtype, way, chosen.repeats, cache)
                     for entry in pair:
-                        fresh.append(entry | origin())
-                        factor = pair[0]["seconds"] / entry["seconds"] if entry["loop"] == "ours" else None
+                        fresh.append(entry)
+                        loop = entry["key"]["loop"]
+                        factor = pair[0]["seconds"] / entry["seconds"] if loop == "ours" else None
                         table.add_row(
                             f"{case} {dtype} {way}",
-                            entry["loop"],
+                            loop,
                             f"{entry['seconds']:.4f} ({entry['by']})",
                             "{:.4f} to {:.4f}".format(*entry["quartiles"]),
                             f"{entry['wall_s']:.4f}",
@@ -209,14 +174,9 @@ def main(arguments: Sequence[str]) -> None:
                             f"{entry['first_step_s']:.1f} s",
                             f"{factor:.2f} times as fast" if factor else "",
                         )
-                        if said := slower(entry, kept):
-                            warnings.append(f"{case} {dtype} {way}, {entry['loop']}: {said}")
     console.print(table)
-    for warning in warnings:
-        console.print(f"[bold red]{warning}")
-    if chosen.keep:
-        with RESULTS.open("a") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in fresh)
+    for said in trend.report("step", fresh, chosen.keep):
+        console.print(f"[bold red]{said}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from tests.tracking.test_outages import Server, prepared
 
 APPENDS = 20_000
 KEYS = [f"train/metric_{number}" for number in range(10)]
+STEP_MS = 28  # the full recipe on one GPU at half of its peak
 WARM = 50  # steps that are not counted
 # A mirror that gets no answer is killed as soon as the training is over: what comes then is no step.
 TRAIN = """
@@ -95,6 +96,8 @@ def main() -> None:
         folder, server = Path(scratch), Server(Path(scratch) / "server")
         median, worst = append_times(folder)
         table.add_row("one step's 10 values into the journal, µs", f"median {median:.1f}, 99 % below {worst:.1f}")
+        share = median / 1000 / STEP_MS / 10
+        table.add_row(f"of a step of {STEP_MS} ms, each tenth of which is logged", f"{share:.4%}")
         server.up()
         try:
             uris = {"off": None, "healthy": server.uri, "silent": f"http://127.0.0.1:{silent.getsockname()[1]}"}

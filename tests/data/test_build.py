@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hrm_lab.config import SudokuDataConfig
 from hrm_lab.data.build import build_key, dataset_folder, ensure_dataset
 from hrm_lab.data.format import Dataset
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import DataError
 
 SMALL = SudokuDataConfig(name="small", box_rows=2, box_cols=2, num_train=30, num_test=10, num_blanks=8)

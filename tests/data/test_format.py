@@ -29,7 +29,8 @@ INFO = DatasetInfo(
 
 def split(size: int = 4, offset: int = 1) -> Split:
     tokens = (np.arange(size * 4, dtype=np.uint8).reshape(size, 4) % 5) + np.uint8(offset)
-    return Split(tokens, tokens, np.arange(size, dtype=np.int32) % 3, np.array([0, 1, size], np.int64))
+    puzzles = np.array([0, 1, size - 1, size], np.int64)  # the second one has several examples, unless size is 3
+    return Split(tokens, tokens, np.arange(3, dtype=np.int32), puzzles, np.array([0, 1, 3], np.int64))
 
 
 def write(folder: Path, info: DatasetInfo = INFO) -> Dataset:
@@ -41,7 +42,7 @@ def test_what_is_written_is_opened(tmp_path: Path) -> None:
     opened = Dataset.open(tmp_path / "deep" / "toy")
     opened.check_fingerprint()
     assert opened.info == written.info
-    assert opened.info.counts["test/hard"] == {"examples": 5, "groups": 2}
+    assert opened.info.counts["test/hard"] == {"examples": 5, "puzzles": 3, "groups": 2}
     assert len(opened.train) == 4
     assert opened.train.num_groups == 2
     assert list(opened.test) == ["all", "hard"]
@@ -102,13 +103,13 @@ BREAKAGES = {
     "shape": (lambda f: save(f, "train/labels.npy", np.ones((3, 4), np.uint8)), "train/labels is uint8 .3, 4."),
     "no axis": (lambda f: save(f, "train/inputs.npy", np.uint8(1)), "train/inputs is uint8"),
     "token": (lambda f: save(f, "train/inputs.npy", np.full((4, 4), 9, np.uint8)), "token 9"),
-    "identifier": (lambda f: save(f, "train/puzzle_identifiers.npy", np.full(4, 3, np.int32)), "leave 0..2"),
-    "falling offsets": (lambda f: save(f, "train/group_offsets.npy", np.array([0, 5, 4])), "do not rise from 0 to 4"),
-    "short offsets": (lambda f: save(f, "train/group_offsets.npy", np.array([0, 1, 3])), "do not rise from 0 to 4"),
+    "identifier": (lambda f: save(f, "train/puzzle_identifiers.npy", np.full(3, 3, np.int32)), "leave 0..2"),
+    "falling offsets": (lambda f: save(f, "train/group_offsets.npy", np.array([0, 5, 3])), "do not rise from 0 to 3"),
+    "short offsets": (lambda f: save(f, "train/puzzle_offsets.npy", np.array([0, 1, 2, 3])), "do not rise from 0 to 4"),
     "counts": (lambda f: save(f, "test/all/group_offsets.npy", np.array([0, 3])), "dataset.json says"),
     "no JSON": (lambda f: truncate(f, "dataset.json", 40), "dataset.json cannot be read"),
     "a list": (lambda f: (f / "dataset.json").write_text("[]"), "no JSON object"),
-    "version": (lambda f: edit_json(f, format_version=99), "format version 99, this program reads 1"),
+    "version": (lambda f: edit_json(f, format_version=99), "format version 99, this program reads 2"),
     "unknown key": (lambda f: edit_json(f, colour=1), "should not have: colour"),
     "wrong type": (lambda f: edit_json(f, seq_len="4"), "seq_len='4'"),
     "way outside": (lambda f: edit_json(f, test_sets=["../../x"]), "test_sets="),

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hrm_lab.config import SudokuDataConfig
-from hrm_lab.data import sudoku, sudoku_csv, sudoku_generator, sudoku_solver
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.data.format import Dataset, fingerprint
+from hrm_lab.data.sudoku import build as sudoku
+from hrm_lab.data.sudoku import csv_file as sudoku_csv
+from hrm_lab.data.sudoku import generator as sudoku_generator
+from hrm_lab.data.sudoku import solver as sudoku_solver
+from hrm_lab.data.task import Appearance
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import DataError
 
 # A well-known puzzle (Arto Inkala, 2010), hard for a search.
@@ -88,11 +92,12 @@ def test_generation_of_4x4_holds_out_a_quarter_of_the_grids() -> None:
 def test_generation_repeats_and_follows_its_seed() -> None:
     def made(**changes: Any) -> str:
         config = SudokuDataConfig(**{"num_train": 5, "num_test": 3, "num_blanks": 40, **changes})
-        return fingerprint(*sudoku.build(config))
+        built = sudoku.build(config)
+        return fingerprint(built.info, built.train, built.test)
 
     assert made() == made(name="other", num_augmentations=9)
     # Pinned: who changes the generator's output must raise FORMAT_VERSION, or old folders pass for new ones.
-    assert made()[:12] == "17337e7bc3e0"
+    assert made()[:12] == "8e360772110f"
     assert len({made(), made(build_seed=1), made(num_blanks=41), made(num_train=6)}) == 4
 
 
@@ -107,7 +112,8 @@ def test_more_than_there_is_is_refused() -> None:
 
 
 def test_build_says_what_its_tokens_are() -> None:
-    info, train, test = sudoku.build(SudokuDataConfig(box_rows=2, box_cols=3, num_train=3, num_test=2, num_blanks=9))
+    built = sudoku.build(SudokuDataConfig(box_rows=2, box_cols=3, num_train=3, num_test=2, num_blanks=9))
+    info, train, test = built.info, built.train, built.test
     assert (info.vocab_size, info.seq_len, info.pad_id, info.ignore_label_id) == (8, 36, 0, 0)
     assert info.grid_shape == (6, 6)
     assert info.task_facts == {"box_rows": 2, "box_cols": 3}
@@ -121,8 +127,10 @@ def test_build_says_what_its_tokens_are() -> None:
 def test_render_draws_any_box_shape() -> None:
     board = np.array([1, 2, 0, 0, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) + 1
     board[-1] = 0
-    assert sudoku.render(board, 2, 2).splitlines() == ["1 2 | . .", "3 4 | . .", "----+----", ". . | . .", ". . | . _"]
-    wide = sudoku.render(np.arange(144) % 14, 3, 4).splitlines()
+    text = Appearance("_.1234", box_shape=(2, 2)).text(board.astype(np.uint8), (4, 4))
+    assert text.splitlines() == ["1 2 | . .", "3 4 | . .", "----+----", ". . | . .", ". . | . _"]
+    twelve = Appearance("_.123456789ABC", box_shape=(3, 4))
+    wide = twelve.text((np.arange(144) % 14).astype(np.uint8), (12, 12)).splitlines()
     assert len(wide) == 12 + 3
     assert {len(line) for line in wide} == {12 * 2 - 1 + 2 * 2}
     assert "C" in wide[1]
@@ -229,7 +237,8 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
     path = str(csv_file(tmp_path, HEADER + "".join(lines)))
     config = SudokuDataConfig(box_rows=2, box_cols=2, source="csv", train_csv=path, test_csv=path, min_rating=5)
     config.num_train, config.num_test = 6, None
-    _, train, test = sudoku.build(config)
+    built = sudoku.build(config)
+    train, test = built.train, built.test
     chosen = [grids.index((row - 1).tobytes()) for row in train.labels]
     assert len(chosen) == 6
     assert chosen == sorted(chosen)
@@ -237,9 +246,9 @@ def test_build_from_csv_filters_and_chooses(tmp_path: Path) -> None:
     assert len(test["all"]) == 20
     assert test["all"].ratings is not None
     assert test["all"].ratings.tolist() == list(range(20))
-    assert np.array_equal(sudoku.build(config)[1].labels, train.labels)
+    assert np.array_equal(sudoku.build(config).train.labels, train.labels)
     config.build_seed = 1
-    assert not np.array_equal(sudoku.build(config)[1].labels, train.labels)
+    assert not np.array_equal(sudoku.build(config).train.labels, train.labels)
     config.num_train = 16
     with pytest.raises(DataError, match=r"data\.num_train=16: the file has 15 puzzles"):
         sudoku.build(config)

@@ -400,14 +400,15 @@ def _stack(batch: int, parts: dict[str, Callable[..., Any]], found: dict[str, An
     model = OurLoop(FULL, 2, CUDA, "eager").model
     module = model.L_level
     state, injection = (torch.randn(batch, 82, FULL.hidden_size, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
-    compiled = torch.compile(module, fullgraph=True, dynamic=False)
+    for block in module.layers:
+        block.compile(fullgraph=True, dynamic=False)
     stack = FusedStack(module, model.rotary_emb, parts)
     with torch.no_grad(), model.weights_cast_once():
-        one, other = stack(state, injection), compiled(state, injection, model.rotary_emb)
+        one, other = stack(state, injection), module(state, injection, model.rotary_emb)
         off = float((one.float() - other.float()).norm() / other.float().norm())
         us = {
             "fused": graphed_ms(lambda: stack(state, injection)) * 250,
-            "compiled": graphed_ms(lambda: compiled(state, injection, model.rotary_emb)) * 250,
+            "compiled": graphed_ms(lambda: module(state, injection, model.rotary_emb)) * 250,
         }
     found[f"layer pass {batch}"] = us
     say(f"a layer pass at {batch}: fused {us['fused']:.0f} us, compiled {us['compiled']:.0f} us, apart by {off:.1e}")
@@ -464,10 +465,14 @@ def unfused(config: ModelConfig, batch: int, execution: str) -> OurLoop:
         step_module.fuse = own
 
 
+def _blocks(loop: OurLoop) -> list[torch.nn.Module]:
+    return [*loop.model.L_level.layers, *loop.model.H_level.layers]
+
+
 def whole(loop: OurLoop) -> OurLoop:
     """The segment and its loss as one graph, in place of module by module."""
-    for module in (loop.model.L_level, loop.model.H_level):
-        module._compiled_call_impl = None
+    for block in _blocks(loop):
+        block._compiled_call_impl = None
     loop.compute.forward = torch.compile(step_module.forward, fullgraph=True, dynamic=False)
     loop.compute.refill = torch.compile(step_module.refill, fullgraph=True, dynamic=False)
     return loop
@@ -475,15 +480,15 @@ def whole(loop: OurLoop) -> OurLoop:
 
 def autotuned(loop: OurLoop) -> OurLoop:
     """Matrix products chosen by trying, with what comes after them fused into them."""
-    for module in (loop.model.L_level, loop.model.H_level):
-        module.compile(fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
+    for block in _blocks(loop):
+        block.compile(fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
     return loop
 
 
 def eager_captured(loop: OurLoop) -> OurLoop:
     """A CUDA graph of what is not compiled."""
-    for module in (loop.model.L_level, loop.model.H_level):
-        module._compiled_call_impl = None
+    for block in _blocks(loop):
+        block._compiled_call_impl = None
     loop.compute.optimizer.rule = step_module.atan2_rule
     return loop
 

@@ -40,11 +40,12 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize(("execution", "device"), ELSEWHERE)
 def test_the_same_computed_otherwise(execution: str, device: str) -> None:
-    for path in CASES:
+    # A CPU takes its time to compile: one case there, and the other in bfloat16.
+    for path in CASES[:1] if (execution, device) == ("compiled", "cpu") else CASES:
         print(f"\n{path.stem}, {execution} on {device}: {replay(path, execution, device, COMPILED_SLACK)}")
 
 
 @pytest.mark.parametrize(("execution", "device"), [("eager", "cpu"), *ELSEWHERE])
 def test_near_it_in_bfloat16(execution: str, device: str) -> None:
-    for path in CASES:
+    for path in CASES[1:] if (execution, device) == ("compiled", "cpu") else CASES:
         print(f"\n{path.stem}, {execution} on {device}: {replay_bfloat16(path, execution, device)}")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from hrm_lab.config import ModelConfig, SudokuDataConfig
+from hrm_lab.config import ModelConfig
 from hrm_lab.data.build import ensure_dataset
 from hrm_lab.data.format import Dataset, Split
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.model.act import reason
 from hrm_lab.model.hrm import HRM
 from hrm_lab.training.batches import Batches
@@ -27,6 +28,10 @@ class Share(Ranks):
 
     def sum_(self, tensors: list[torch.Tensor]) -> None:
         """Keep its own."""
+
+
+def batches_of(dataset: Dataset, ranks: Ranks) -> Batches:
+    return Batches(dataset, ranks, SudokuDataConfig(), seed=0)
 
 
 @pytest.fixture
@@ -52,11 +57,11 @@ def model(dataset: Dataset, tmp_path: Path) -> HRM:
 def test_what_is_kept_of_every_act_step_is_what_a_plain_loop_finds(dataset: Dataset, model: HRM) -> None:
     split = dataset.test["all"]
     easy = split.labels.copy()  # so that some puzzles are solved
-    _, whole = next(Batches(dataset, Ranks(torch.device("cpu"))).evaluation(split, len(split)))
+    _, whole = next(batches_of(dataset, Ranks(torch.device("cpu"))).evaluation(split, len(split)))
     easy[::2] = list(reason(model, whole, 3))[-1].logits.argmax(-1)[::2].numpy()
     split = dataclasses.replace(split, labels=easy)
     dataset = dataclasses.replace(dataset, test={"all": split})
-    found = evaluate(model, Batches(dataset, Ranks(torch.device("cpu"))), 5, shown_puzzles=3)
+    found = evaluate(model, batches_of(dataset, Ranks(torch.device("cpu"))), 5, shown_puzzles=3)
     arrays = found.arrays
     low, high = arrays["rating_low"], arrays["rating_high"]
     assert split.ratings is not None
@@ -92,9 +97,9 @@ def test_what_is_kept_of_every_act_step_is_what_a_plain_loop_finds(dataset: Data
 
 def test_padding_adds_nothing_and_shares_add_up(dataset: Dataset, model: HRM) -> None:
     """23 puzzles in batches of 8 over two processes: the last share of the second one is padding only."""
-    alone = evaluate(model, Batches(dataset, Ranks(torch.device("cpu"))), 23).arrays
+    alone = evaluate(model, batches_of(dataset, Ranks(torch.device("cpu"))), 23).arrays
     parts = [
-        evaluate(model, Batches(dataset, Share(torch.device("cpu"), rank, 2)), 8, shown_puzzles=9).arrays
+        evaluate(model, batches_of(dataset, Share(torch.device("cpu"), rank, 2)), 8, shown_puzzles=9).arrays
         for rank in range(2)
     ]
     assert (alone["puzzles"] == sum(part["puzzles"] for part in parts)).all()
@@ -108,8 +113,7 @@ def test_padding_adds_nothing_and_shares_add_up(dataset: Dataset, model: HRM) ->
 
 def rated(*ratings: int) -> Split:
     nothing = np.zeros((len(ratings), 4), np.uint8)
-    offsets = np.arange(len(ratings) + 1)
-    return Split(nothing, nothing, np.zeros(len(ratings), np.int32), offsets, np.array(ratings, np.int32))
+    return Split.of_single_examples(nothing, nothing, np.array(ratings, np.int32))
 
 
 def test_buckets_of_ratings() -> None:

@@ -1,20 +1,17 @@
-"""The Sudoku task: its tokens, its datasets from the generator or from CSV files, and its boards as text.
-
-Tokens are digit + 1, so 0 is left for padding and 1 is a blank (HRM_SPEC section 6, Sudoku). Other words as in
-`sudoku_solver`.
-"""
+"""Sudoku datasets in memory, from the generator or from CSV files. Words as in `solver`."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from hrm_lab.config import SudokuDataConfig
+from hrm_lab.data.addressed import random_words
 from hrm_lab.data.format import DatasetInfo, Split
-from hrm_lab.data.sudoku_csv import SYMBOLS, RatedPuzzles, read_csv
-from hrm_lab.data.sudoku_generator import Progress, Puzzles, generate
-from hrm_lab.data.sudoku_solver import rounds_to_solve
-from hrm_lab.data.symmetries import random_words
+from hrm_lab.data.sudoku.csv_file import RatedPuzzles, read_csv
+from hrm_lab.data.sudoku.generator import Puzzles, generate
+from hrm_lab.data.sudoku.solver import rounds_to_solve
+from hrm_lab.data.task import Built, Progress
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import DataError
 
 TEST_SET = "all"  # the published datasets call their only test set so
@@ -22,8 +19,8 @@ _SUBSET = 0x6004  # what a random word is for; see `random_words`
 _TRAIN, _TEST = 0, 1
 
 
-def build(config: SudokuDataConfig, progress: Progress | None = None) -> tuple[DatasetInfo, Split, dict[str, Split]]:
-    """Make the dataset's info and splits in memory, from the generator or from CSV files.
+def build(config: SudokuDataConfig, progress: Progress | None = None) -> Built:
+    """Make the dataset in memory, from the generator or from CSV files.
 
     Raises:
         DataError: when there are not as many puzzles as asked for, or a file is bad.
@@ -48,7 +45,7 @@ def build(config: SudokuDataConfig, progress: Progress | None = None) -> tuple[D
         test_sets=(TEST_SET,),
         task_facts={"box_rows": config.box_rows, "box_cols": config.box_cols},
     )
-    return info, _split(train), {TEST_SET: _split(test, _ratings(test, config))}
+    return Built(info, _split(train), {TEST_SET: _split(test, _ratings(test, config))})
 
 
 def _ratings(puzzles: Puzzles, config: SudokuDataConfig) -> npt.NDArray[np.int32]:
@@ -60,15 +57,8 @@ def _ratings(puzzles: Puzzles, config: SudokuDataConfig) -> npt.NDArray[np.int32
 
 
 def _split(puzzles: Puzzles, ratings: npt.NDArray[np.int32] | None = None) -> Split:
-    """Digits to tokens; each puzzle is a group of its own."""
-    size = len(puzzles)
-    return Split(
-        inputs=puzzles.questions + np.uint8(1),
-        labels=puzzles.answers + np.uint8(1),
-        puzzle_identifiers=np.zeros(size, np.int32),
-        group_offsets=np.arange(size + 1, dtype=np.int64),
-        ratings=ratings,
-    )
+    """Digits to tokens."""
+    return Split.of_single_examples(puzzles.questions + np.uint8(1), puzzles.answers + np.uint8(1), ratings)
 
 
 def _from_csv(config: SudokuDataConfig, progress: Progress | None) -> tuple[RatedPuzzles, RatedPuzzles]:
@@ -108,24 +98,3 @@ def _subset(
         words = random_words(_SUBSET, config.build_seed, split, count=len(kept))[0]
         kept = kept[np.sort(np.argsort(words, kind="stable")[:size])]
     return RatedPuzzles(puzzles.questions[kept], puzzles.answers[kept], puzzles.ratings[kept])
-
-
-def symbols(side: int) -> str:
-    """The character of each token of a board of this side: `_` padding, `.` blank, letters above 9."""
-    return "_" + SYMBOLS[: side + 1]
-
-
-def render(tokens: npt.ArrayLike, box_rows: int, box_cols: int) -> str:
-    """A board of S tokens as text with lines between the boxes; `.` blank, `_` padding, `?` no token of this size."""
-    side = box_rows * box_cols
-    known = symbols(side)
-    grid = np.asarray(tokens).reshape(side, side).tolist()
-    rule = "+".join(["-" * (2 * box_cols + 1)] * box_rows)[1:-1]
-    lines = []
-    for number, row in enumerate(grid):
-        if number and number % box_rows == 0:
-            lines.append(rule)
-        cells = [known[token] if 0 <= token < len(known) else "?" for token in row]
-        boxes = (" ".join(cells[start : start + box_cols]) for start in range(0, side, box_cols))
-        lines.append(" | ".join(boxes))
-    return "\n".join(lines)

@@ -1,23 +1,22 @@
 """Sudoku puzzles with one solution, drawn at random: a function of the settings, the same bytes every time.
 
-No training puzzle has the solution grid of a test puzzle. Words as in `sudoku_solver`.
+No training puzzle has the solution grid of a test puzzle. Words as in `solver`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NoReturn
 
 import numpy as np
 
-from hrm_lab.config import SudokuDataConfig
-from hrm_lab.data.sudoku_solver import Boards, Geometry, SearchLimit, digits_of, geometry_of, solutions
-from hrm_lab.data.symmetries import permutations, random_words
+from hrm_lab.data.addressed import permutations, random_words
+from hrm_lab.data.sudoku.solver import Boards, Geometry, SearchLimit, digits_of, geometry_of, solutions
+from hrm_lab.data.task import Progress
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.errors import DataError
-
-Progress = Callable[[int, int], None]
 
 # What a random word is for; see `random_words`.
 _GRID, _ORDER, _PICK = 0x6001, 0x6002, 0x6003

@@ -1,6 +1,6 @@
 """Reads Sudoku puzzles from CSV files, and refuses bad rows by file, line and reason.
 
-Words as in `sudoku_solver`.
+Words as in `solver`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hrm_lab.data.sudoku_generator import Puzzles
-from hrm_lab.data.sudoku_solver import Boards, units_of
+from hrm_lab.data.sudoku.generator import Puzzles
+from hrm_lab.data.sudoku.solver import Boards, units_of
 from hrm_lab.errors import DataError
 
 SYMBOLS = ".123456789ABCDEFGHIJKLMNOP"  # digit -> character, up to side 25
@@ -240,3 +240,33 @@ def _check_pairs(path: Path, chunk: _Chunk, questions: Boards, answers: Boards, 
         raise _bad_line(path, line, f"answer is no full grid: character {cell + 1} is a blank")
     row, col = divmod(int(changed[index].argmax()), box_rows * box_cols)
     raise _bad_line(path, line, f"answer does not fit the question: the given in row {row + 1}, column {col + 1}")
+
+
+def parse_board(text: str, box_rows: int, box_cols: int) -> Boards:
+    """One board (S,) of digits from its characters.
+
+    Raises:
+        ValueError: that says what is wrong with it.
+    """
+    side = box_rows * box_cols
+    if len(text) != side * side:
+        raise ValueError(f"has {len(text)} cells, not {side * side}")
+    board = _digit_table(side)[np.frombuffer(text.encode("ascii", "replace"), np.uint8)]
+    if (board == 255).any() or _clashing(board[None], box_rows, box_cols).any():
+        raise ValueError(_explain(board, text, box_rows, box_cols))
+    return board
+
+
+def wrong_with(inputs: Boards, answer: Boards, box_rows: int, box_cols: int) -> str:
+    """What is wrong with an answer (S,) to a puzzle (S,), both in tokens; "" when it is right."""
+    side = box_rows * box_cols
+    if ((answer < 2) | (answer > side + 1)).any():
+        return "has cells that are no digit"
+    changed = (inputs > 1) & (inputs != answer)
+    if changed.any():
+        row, col = divmod(int(changed.argmax()), side)
+        return f"changes the given in row {row + 1}, column {col + 1}"
+    digits = (answer - 1).astype(np.uint8)
+    if _clashing(digits[None], box_rows, box_cols).any():
+        return _explain(digits, "", box_rows, box_cols)
+    return ""

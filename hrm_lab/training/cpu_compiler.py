@@ -1,0 +1,32 @@
+"""Which vector instructions of a CPU torch's compiler may use: found out once a machine, not in every process."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from pathlib import Path
+
+
+def trust_vectors(cache: Path | None) -> None:
+    """Believe the CPU's own word for them, once the C++ compiler has shown that it can use the best ones.
+
+    Left to itself torch builds ten little libraries before the first compilation, most of them the same again for sets
+    of instructions that it does not take in the end; and in every process, however much is cached, it loads each of
+    them in another Python with a torch of its own.
+
+    Args:
+        cache: folder where it is kept that this has been found out; None = it is found out each time.
+    """
+    if platform.machine() != "x86_64":
+        return
+    vectors = importlib.import_module("torch._inductor.cpu_vec_isa")
+    found = None if cache is None else cache / f"vectors-{platform.node()}"
+    if found is None or not found.exists():
+        present = vectors.x86_isa_checker()
+        best = next((isa for isa in vectors.supported_vec_isa_list if set(str(isa).split()) <= set(present)), None)
+        if best is None or not best:  # to ask whether it is true is to have it built; torch looks for another then
+            return
+        if found is not None:
+            found.parent.mkdir(parents=True, exist_ok=True)
+            found.touch()
+    vectors.VecISA.check_build = lambda self, code: True
