@@ -42,8 +42,8 @@ class Heads(NamedTuple):
     warps: int
 
 
-ATTENTION = Heads(64, 4)
-SWIGLU = Tiles(128, 128, 64, 3, 8)
+ATTENTION = Heads(128, 8)
+SWIGLU = Tiles(128, 64, 64, 3, 4, 2)
 RESIDUAL = Tiles(128, 256, 64, 3, 8)
 
 

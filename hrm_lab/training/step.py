@@ -240,7 +240,10 @@ def compile_step(step: TrainStep, cache: Path | None) -> None:
         block.compile(**options)
     fuse(step.model, step.carry.latents.z_H.shape[1])
     if isinstance(step.optimizer, AdamATan2):
-        step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=True)
+        # For each size on a GPU, where one rule for all sizes is tuned on a small one and is 30 times slower on the rest
+        # (8.2 against 0.27 ms for 27 M parameters on an H200); a CPU is spared the compiling.
+        is_cuda = step.carry.steps.device.type == "cuda"
+        step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=not is_cuda)
 
 
 def fill(own: Tensor, given: Tensor) -> None:
