@@ -68,7 +68,11 @@ class CastedLinear(Casted):
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """All outputs, or those of some rows of the weight."""
         bias = None if self.bias is None else self._cast("bias", x.dtype)[rows]
-        return F.linear(x, self._cast("weight", x.dtype)[rows], bias)
+        return F.linear(x, self.weight_in(x.dtype)[rows], bias)
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """The weight (out, in) as it is used with inputs of a dtype."""
+        return self._cast("weight", dtype)
 
 
 class CastedEmbedding(Casted):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hrm_lab.config import Config
 from hrm_lab.model.act import Batch, Carry, Exploration, Segment, initial_carry, refill, train_segment
+from hrm_lab.model.fused import fuse
 from hrm_lab.model.hrm import HRM, Latents, Prediction
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, TokenLoss, train_loss
 from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, atan2_rule
@@ -237,8 +238,12 @@ def compile_step(step: TrainStep, cache: Path | None) -> None:
     options: dict[str, Any] = {"fullgraph": True, "dynamic": False}
     for block in (*step.model.L_level.layers, *step.model.H_level.layers):
         block.compile(**options)
+    fuse(step.model, step.carry.latents.z_H.shape[1])
     if isinstance(step.optimizer, AdamATan2):
-        step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=True)
+        # For each size on a GPU, where one rule for all sizes is tuned on a small one and is 30 times slower on the rest
+        # (8.2 against 0.27 ms for 27 M parameters on an H200); a CPU is spared the compiling.
+        is_cuda = step.carry.steps.device.type == "cuda"
+        step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=not is_cuda)
 
 
 def fill(own: Tensor, given: Tensor) -> None:

@@ -9,6 +9,7 @@ the folder OUT, where that is set. A section that fails says so, and the others 
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import statistics
@@ -17,6 +18,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,10 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hrm_lab.config import ModelConfig
+from hrm_lab.model import fused as fused_module
+from hrm_lab.model.fused import FusedStack, Rows
+from hrm_lab.model.layers import rms_norm
+from hrm_lab.optim.adam_atan2 import AdamATan2, atan2_rule
 from hrm_lab.training import step as step_module
 from hrm_lab.training.throughput import device_peak, step_flops
 from tests.bench.our_step import OurLoop, seconds, spread
@@ -274,10 +281,198 @@ def layer() -> None:
         )
 
 
+class Stack:
+    """What the four parts of a block are given in a full step at some batch, by part."""
+
+    def __init__(self, batch: int) -> None:
+        D, inner, eps = FULL.hidden_size, 1536, FULL.rms_norm_eps
+        self.model = OurLoop(FULL, 2, CUDA, "eager").model
+        tokens, rotary = batch * 82, self.model.rotary_emb
+        torch.manual_seed(0)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, device=CUDA, dtype=torch.bfloat16)
+
+        sums, mixed, opened = draw(tokens, D) * 2, draw(tokens, D), draw(tokens, inner)
+        waiting = Rows(sums, sums.float().square().view(tokens, 2, -1).sum(-1).t().contiguous())
+        ready = Rows(rms_norm(sums, eps))
+        qkv, out, gate_up, down = (draw(n, k) / k**0.5 for n, k in ((3 * D, D), (D, D), (2 * inner, D), (D, inner)))
+        shape = (82, FULL.num_heads, rotary, eps)
+        self.given: dict[str, Callable[[Rows], tuple[Any, ...]]] = {
+            "attention": lambda rows: (F.linear(rows.values, qkv), rows, *shape),
+            "attention_out": lambda rows: (mixed, out, rows, eps),
+            "swiglu": lambda rows: (rows, gate_up, eps),
+            "mlp_out": lambda rows: (opened, down, rows, eps),
+        }
+        self.waiting, self.ready, self.eps = waiting, ready, eps
+
+
+def _cuts(kernels: Any) -> dict[str, tuple[Any, ...]]:
+    """What to try, the likeliest first."""
+    T, H = kernels.Tiles, kernels.Heads
+    out = (
+        T(128, 256, 64, 3, 8), T(128, 128, 64, 4, 8), T(128, 128, 64, 2, 4, 2), T(128, 128, 128, 2, 8),
+        T(256, 128, 64, 3, 8), T(64, 256, 64, 2, 4, 2),
+    )  # fmt: skip
+    return {
+        "attention": (H(64, 4), H(128, 8), H(64, 8), H(128, 4)),
+        "attention_out": out,
+        "swiglu": (
+            T(128, 128, 64, 3, 8), T(128, 128, 64, 4, 8), T(128, 64, 64, 3, 4, 2), T(128, 128, 128, 2, 8),
+            T(256, 64, 64, 3, 8), T(256, 64, 64, 4, 8), T(64, 128, 64, 2, 4, 2),
+        ),
+        "mlp_out": out,
+    }  # fmt: skip
+
+
+PLAIN = {"attention": "attention", "attention_out": "residual", "swiglu": "swiglu", "mlp_out": "residual"}
+
+
+def fused() -> None:
+    """Each kernel against what the compiler makes: right, and how fast; what is faster is used from here on."""
+    try:
+        kernels = importlib.import_module("hrm_lab.model.kernels")
+    except Exception:
+        step_module.fuse = lambda model, positions: False
+        raise
+    found = results["fused"] = {}
+    torch._dynamo.config.recompile_limit = 64
+    own = dict(kernels.PARTS)
+    stacks = {batch: Stack(batch) for batch in BATCHES}
+    for part, cuts in _cuts(kernels).items():
+        plain = torch.compile(getattr(fused_module, PLAIN[part]), fullgraph=True, dynamic=False)
+        try:
+            kernels.PARTS[part] = _fastest(part, own[part], cuts, plain, stacks, found, kernels)
+        except Exception:
+            kernels.PARTS[part] = plain
+            say(f"{part} FAILED, the compiled one is used: {traceback.format_exc(limit=-4)}")
+        keep()
+    for batch in BATCHES:
+        _stack(batch, kernels.PARTS, found)
+
+
+def _fastest(
+    part: str,
+    kernel: Callable[..., Any],
+    cuts: tuple[Any, ...],
+    plain: Callable[..., Any],
+    stacks: dict[int, Stack],
+    found: dict[str, Any],
+    kernels: Any,
+) -> Callable[..., Any]:
+    """The kernel as it is fastest at the smaller batch, or the compiled one."""
+
+    def result(work: Callable[..., Any], given: tuple[Any, ...]) -> torch.Tensor:
+        out = work(*given)
+        return kernels.normalised(out, FULL.rms_norm_eps) if isinstance(out, Rows) else out
+
+    def us(work: Callable[..., Any], batch: int, rows: Rows) -> float:
+        given = stacks[batch].given[part](rows)
+        return graphed_ms(lambda: work(*given)) * 1e3
+
+    small, large = BATCHES
+    expected = result(plain, stacks[small].given[part](stacks[small].ready)).float()
+    times, name = {}, "cut" if part == "attention" else "tiles"
+    for cut in cuts:
+        work = partial(kernel, **{name: cut})
+        try:
+            off = result(work, stacks[small].given[part](stacks[small].waiting)).float() - expected
+            off = float(off.norm() / expected.norm())
+            times[cut] = us(work, small, stacks[small].waiting) if off < 0.01 else float("inf")
+            say(f"{part} {tuple(cut)}: {times[cut]:.1f} us, off by {off:.1e}{'' if off < 0.01 else ' WRONG'}")
+        except Exception as error:
+            say(f"{part} {tuple(cut)} FAILED: {type(error).__name__}: {str(error)[:300]}")
+    best = min(times, key=lambda cut: times[cut])
+    unfused = {batch: us(plain, batch, stacks[batch].ready) for batch in BATCHES}
+    work = partial(kernel, **{name: best})
+    fast = {small: times[best], large: us(work, large, stacks[large].waiting)}
+    found[part] = {"us": {str(tuple(cut)): t for cut, t in times.items()}, "best": fast, "unfused": unfused}
+    say(
+        f"-> {part}: {tuple(best)}, "
+        + ", ".join(f"at {batch}: {fast[batch]:.1f} us against {unfused[batch]:.1f} us unfused" for batch in BATCHES)
+        + ("" if fast[small] < unfused[small] else "; SLOWER, the compiled one is used")
+    )
+    return work if fast[small] < unfused[small] else plain
+
+
+def _stack(batch: int, parts: dict[str, Callable[..., Any]], found: dict[str, Any]) -> None:
+    """A module of four layers, fused and not, by one layer pass."""
+    model = OurLoop(FULL, 2, CUDA, "eager").model
+    module = model.L_level
+    state, injection = (torch.randn(batch, 82, FULL.hidden_size, device=CUDA, dtype=torch.bfloat16) for _ in range(2))
+    for block in module.layers:
+        block.compile(fullgraph=True, dynamic=False)
+    stack = FusedStack(module, model.rotary_emb, parts)
+    with torch.no_grad(), model.weights_cast_once():
+        one, other = stack(state, injection), module(state, injection, model.rotary_emb)
+        off = float((one.float() - other.float()).norm() / other.float().norm())
+        us = {
+            "fused": graphed_ms(lambda: stack(state, injection)) * 250,
+            "compiled": graphed_ms(lambda: module(state, injection, model.rotary_emb)) * 250,
+        }
+    found[f"layer pass {batch}"] = us
+    say(f"a layer pass at {batch}: fused {us['fused']:.0f} us, compiled {us['compiled']:.0f} us, apart by {off:.1e}")
+
+
+def optimizer() -> None:
+    """The update of all parameters, compiled, on its own."""
+    model = OurLoop(FULL, 2, CUDA, "eager").model
+    ours = AdamATan2(model.parameters(), lr=1e-4)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    factors = torch.tensor(ours.next_factors(), device=CUDA)
+    numbers = sum(p.numel() for p in model.parameters())
+    for name, rule in (
+        ("as compiled in a step", torch.compile(atan2_rule, fullgraph=True, dynamic=True)),
+        ("compiled for each shape", torch.compile(atan2_rule, fullgraph=True, dynamic=False)),
+    ):
+        ours.rule = rule
+        ms = graphed_ms(lambda: ours.apply(factors))
+        results.setdefault("optimizer", {})[name] = ms
+        say(f"{name}: {ms:.3f} ms, {numbers * 28 / ms / 1e9:.2f} TB/s of {numbers / 1e6:.1f} M parameters")
+
+
+def golden16() -> None:
+    """The golden cases in bfloat16, captured; and one step of the full model beside the same in float32."""
+    found = results["golden16"] = {}
+    for path in CASES:
+        try:
+            verdict = f"ok: {replay_bfloat16(path, 'captured', 'cuda')}"
+        except Exception as error:
+            verdict = f"FAILED: {type(error).__name__}: {str(error).strip()[:600]}"
+        found[path.stem] = verdict
+        say(f"bfloat16 captured {path.stem}: {verdict}")
+    states, losses = {}, {}
+    ways = (("float32", "float32", "eager"), ("eager", "bfloat16", "eager"), ("captured", "bfloat16", "captured"))
+    for name, dtype, way in (*ways, ("unfused", "bfloat16", "unfused")):
+        config = replace(FULL, forward_dtype=dtype)
+        loop = unfused(config, 32, "captured") if way == "unfused" else OurLoop(config, 32, CUDA, way)
+        loop.step()
+        states[name] = loop.compute.carry.latents.z_H.double()
+        losses[name] = [float(x) for x in loop.compute.sums]
+    for name, state in states.items():
+        off = float((state - states["float32"]).norm() / states["float32"].norm())
+        found[f"full model, {name}"] = {"z_H": off, "sums": losses[name]}
+        say(f"full model, {name}: z_H off by {off:.2e}, sums {' '.join(f'{x:.5g}' for x in losses[name])}")
+
+
+def unfused(config: ModelConfig, batch: int, execution: str) -> OurLoop:
+    """The step without the kernels."""
+    own, step_module.fuse = step_module.fuse, lambda model, positions: False
+    try:
+        return OurLoop(config, batch, CUDA, execution)
+    finally:
+        step_module.fuse = own
+
+
+def _blocks(loop: OurLoop) -> list[torch.nn.Module]:
+    return [*loop.model.L_level.layers, *loop.model.H_level.layers]
+
+
 def whole(loop: OurLoop) -> OurLoop:
     """The segment and its loss as one graph, in place of module by module."""
-    for module in (loop.model.L_level, loop.model.H_level):
-        module._compiled_call_impl = None
+    for block in _blocks(loop):
+        block._compiled_call_impl = None
     loop.compute.forward = torch.compile(step_module.forward, fullgraph=True, dynamic=False)
     loop.compute.refill = torch.compile(step_module.refill, fullgraph=True, dynamic=False)
     return loop
@@ -285,15 +480,15 @@ def whole(loop: OurLoop) -> OurLoop:
 
 def autotuned(loop: OurLoop) -> OurLoop:
     """Matrix products chosen by trying, with what comes after them fused into them."""
-    for module in (loop.model.L_level, loop.model.H_level):
-        module.compile(fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
+    for block in _blocks(loop):
+        block.compile(fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
     return loop
 
 
 def eager_captured(loop: OurLoop) -> OurLoop:
     """A CUDA graph of what is not compiled."""
-    for module in (loop.model.L_level, loop.model.H_level):
-        module._compiled_call_impl = None
+    for block in _blocks(loop):
+        block._compiled_call_impl = None
     loop.compute.optimizer.rule = step_module.atan2_rule
     return loop
 
@@ -301,11 +496,12 @@ def eager_captured(loop: OurLoop) -> OurLoop:
 WAYS: dict[str, Callable[[int, Path], Any]] = {
     "plain loop": lambda batch, folder: PlainLoop(FULL, batch, folder, CUDA, compiled=False),
     "eager": lambda batch, folder: OurLoop(FULL, batch, CUDA, "eager"),
-    "eager captured": lambda batch, folder: eager_captured(OurLoop(FULL, batch, CUDA, "captured")),
+    "eager captured": lambda batch, folder: eager_captured(unfused(FULL, batch, "captured")),
     "compiled": lambda batch, folder: OurLoop(FULL, batch, CUDA, "compiled"),
     "captured": lambda batch, folder: OurLoop(FULL, batch, CUDA, "captured"),
-    "captured whole": lambda batch, folder: whole(OurLoop(FULL, batch, CUDA, "captured")),
-    "captured autotuned": lambda batch, folder: autotuned(OurLoop(FULL, batch, CUDA, "captured")),
+    "captured unfused": lambda batch, folder: unfused(FULL, batch, "captured"),
+    "captured whole": lambda batch, folder: whole(unfused(FULL, batch, "captured")),
+    "captured autotuned": lambda batch, folder: autotuned(unfused(FULL, batch, "captured")),
     "plain loop compiled": lambda batch, folder: PlainLoop(FULL, batch, folder, CUDA, compiled=True),
 }
 
@@ -366,12 +562,17 @@ def steps() -> None:
         _try(f"{way} {batch}", way, batch)
 
 
+def speed() -> None:
+    """Captured steps with and without the kernels, and the plain loop."""
+    for way, batch in (("captured", 384), ("captured", 768), ("captured unfused", 384), ("plain loop", 384)):
+        _try(f"{way} {batch}", way, batch)
+
+
 def deterministic() -> None:
     """What it costs to get the same bits every time."""
     torch.use_deterministic_algorithms(True)
     try:
         _try("captured 384 deterministic", "captured", 384)
-        _try("eager 384 deterministic", "eager", 384)
     finally:
         torch.use_deterministic_algorithms(False)
     _try("captured 384 again", "captured", 384)
@@ -425,17 +626,18 @@ def slow() -> None:
         _try(f"plain loop compiled {batch}", "plain loop compiled", batch)
 
 
-SECTIONS = [versions, golden, capture, syncs, attention, layer, steps, deterministic, profile]
-MORE = [segment, autotune, slow]
+SECTIONS = [versions, fused, optimizer, golden, capture, syncs, attention, layer, steps, deterministic, profile]
+MORE = [golden16, speed, segment, autotune, slow]
 
 
 def main(wanted: list[str]) -> None:
-    """Run the sections asked for, or all but the slow ones."""
+    """Run the sections asked for, in that order, or all but some."""
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA device here: nothing was checked")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for determinism; read when cuBLAS is first used
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    for section in [s for s in SECTIONS + MORE if s.__name__ in wanted] or SECTIONS:
+    known = {section.__name__: section for section in SECTIONS + MORE}
+    for section in [known[name] for name in wanted] or SECTIONS:
         began = time.perf_counter()
         say(f"== {section.__name__}: {section.__doc__}")
         try:
