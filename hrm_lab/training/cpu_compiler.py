@@ -11,17 +11,17 @@ def trust_vectors(cache: Path | None) -> None:
     """Believe the CPU's own word for them, once the C++ compiler has shown that it can use the best ones.
 
     Left to itself torch builds ten little libraries before the first compilation, most of them the same again for sets
-    of instructions that it does not take in the end; and in every later process it loads some of them in four more
-    Pythons, each with a torch. That was three quarters of a cold start, and most of a warm one.
+    of instructions that it does not take in the end; and in every process, however much is cached, it loads each of
+    them in another Python with a torch of its own.
 
     Args:
         cache: folder where it is kept that this has been found out; None = it is found out each time.
     """
     if platform.machine() != "x86_64":
         return
+    vectors = importlib.import_module("torch._inductor.cpu_vec_isa")
     found = None if cache is None else cache / f"vectors-{platform.node()}"
     if found is None or not found.exists():
-        vectors = importlib.import_module("torch._inductor.cpu_vec_isa")
         present = vectors.x86_isa_checker()
         best = next((isa for isa in vectors.supported_vec_isa_list if set(str(isa).split()) <= set(present)), None)
         if best is None or not best:  # to ask whether it is true is to have it built; torch looks for another then
@@ -29,4 +29,4 @@ def trust_vectors(cache: Path | None) -> None:
         if found is not None:
             found.parent.mkdir(parents=True, exist_ok=True)
             found.touch()
-    importlib.import_module("torch._inductor.config").cpp.vec_isa_ok = True
+    vectors.VecISA.check_build = lambda self, code: True

@@ -83,7 +83,7 @@ class Ranks:
             return tensor
         whole = tensor.new_empty(self.world_size * len(tensor), *tensor.shape[1:])
         with _together():
-            dist.all_gather(list(whole.split(len(tensor))), tensor.contiguous())
+            dist.all_gather(list(torch.split(whole, len(tensor))), tensor.contiguous())
         return whole
 
     def new_cpu_group(self) -> dist.ProcessGroup | None:

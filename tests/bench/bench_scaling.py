@@ -4,7 +4,8 @@
 
 In turn: one process; two with the same global batch; two with the same batch each; gradients in float32 and bfloat16.
 Each process wants a core to itself: on a machine with two, and something else at work, the clock says little, so the
-processor's seconds a step are told too. Efficiency is samples/s of two over twice those of one.
+processor's seconds a step are told too. Efficiency is samples/s of two over twice those of one; by CPU seconds, what a
+sequence costs one over what it costs two.
 """
 
 from __future__ import annotations
@@ -182,6 +183,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     for entry in entries:
         key, alone = entry["key"], entries[0]["samples_per_s"]
+        work = entries[0]["cpu_s"] / entries[0]["key"]["batch"] / (entry["cpu_s"] / entry["key"]["batch"])
         table.add_row(
             str(key["processes"]),
             str(key["batch"]),
@@ -190,6 +192,7 @@ def main(arguments: Sequence[str]) -> None:
             f"{entry['cpu_s']:.3f}",
             f"{entry['samples_per_s']:.1f}",
             f"{entry['samples_per_s'] / alone / key['processes']:.0%}",
+            f"{work:.0%}",
             f"{entry['bytes'] / 1e6:.2f}",
         )
     console.print(table)
