@@ -68,8 +68,7 @@ class AdamATan2:
     def apply(self, factors: Tensor) -> None:
         """Update every parameter that has a gradient; `factors` (3,) float32 are on the device."""
         beta1, beta2 = self.param_groups[0]["betas"]
-        # The largest first: a compiler tunes the rule on the one that it meets first, and keeps to that.
-        for p in sorted(self.params, key=Tensor.numel, reverse=True):
+        for p in self.params:
             if p.grad is None:
                 continue
             if p not in self.state:

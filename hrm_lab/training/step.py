@@ -240,8 +240,8 @@ def compile_step(step: TrainStep, cache: Path | None) -> None:
         block.compile(**options)
     fuse(step.model, step.carry.latents.z_H.shape[1])
     if isinstance(step.optimizer, AdamATan2):
-        # For each size on a GPU, where one rule for all sizes is tuned on a small one and is 30 times slower on the rest
-        # (8.2 against 0.27 ms for 27 M parameters on an H200); a CPU is spared the compiling.
+        # For each size on a GPU: one rule for all sizes is tuned there on a small one, and 30 times slower on the rest
+        # (8.2 against 0.27 ms for 27 M parameters on an H200). A CPU is spared the compiling.
         is_cuda = step.carry.steps.device.type == "cuda"
         step.optimizer.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=not is_cuda)
 
