@@ -83,7 +83,7 @@ class SudokuDataConfig(DataConfig):
                     f"data.{key}",
                     getattr(self, key),
                     problem,
-                    "take null",
+                    f"set data.{key}=null",
                 )
         if self.source == "hub":
             require_commit(self.hub_repo, self.hub_revision)
