@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=768 if device.type == "cuda" else 64)
+    parser.add_argument("--batch", type=int, default=128 if device.type == "cuda" else 64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keep", action="store_true", help="append to tests/bench/results/evaluation.jsonl")
     chosen = parser.parse_args(arguments)
