@@ -14,8 +14,9 @@ from hrm_lab.data.maze.board import Mazes
 from hrm_lab.data.maze.csv_file import read_csv
 from hrm_lab.data.maze.generator import generate
 from hrm_lab.data.puzzle_csv import subset
+from hrm_lab.data.sources import TEST_SET
 from hrm_lab.data.task import Built, Progress
-from hrm_lab.data.tasks.maze import TEST_SET, MazeDataConfig, info
+from hrm_lab.data.tasks.maze import MazeDataConfig, info
 from hrm_lab.errors import DataError
 
 

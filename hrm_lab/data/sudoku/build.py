@@ -15,11 +15,12 @@ import numpy.typing as npt
 from hrm_lab.data.addressed import random_words
 from hrm_lab.data.format import Split
 from hrm_lab.data.hub import fetch
+from hrm_lab.data.sources import TEST_SET
 from hrm_lab.data.sudoku.canonical import shared_classes
 from hrm_lab.data.sudoku.csv_file import RatedPuzzles, read_csv
 from hrm_lab.data.sudoku.solver import TEST, TRAIN, Puzzles
 from hrm_lab.data.task import Built, Progress
-from hrm_lab.data.tasks.sudoku import TEST_SET, SudokuDataConfig, info
+from hrm_lab.data.tasks.sudoku import SudokuDataConfig, info
 from hrm_lab.errors import DataError
 
 _SUBSET = 0x6004  # what a random word is for; see `random_words`

@@ -7,10 +7,10 @@ from typing import ClassVar, Optional
 
 import numpy as np
 
-from hrm_lab.config import DataConfig, setting
+from hrm_lab.config import setting
 from hrm_lab.data.dihedral import keeping_shape
 from hrm_lab.data.format import Dataset, DatasetInfo, Split
-from hrm_lab.data.hub import require_commit
+from hrm_lab.data.sources import TEST_SET, SourcedDataConfig
 from hrm_lab.data.task import Appearance, Built, Progress, Scorer, Symmetries, Task, Tokens
 from hrm_lab.errors import DataError, require
 
@@ -19,21 +19,13 @@ from hrm_lab.errors import DataError, require
 
 
 @dataclass
-class MazeDataConfig(DataConfig):
+class MazeDataConfig(SourcedDataConfig):
     """Mazes of any shape: generated, or read from `source,question,answer,rating` CSV files, here or on the hub."""
 
     task: str = setting("maze", "which task it is", choices=("maze",))
     name: str = setting("maze", "name of the dataset; its folder is NAME-HASH under paths.data", identity=False)
     rows: int = setting(30, "rows of a maze", unit="cells", low=3, high=64)
     cols: int = setting(30, "columns of a maze", unit="cells", low=3, high=64)
-    source: str = setting("generated", "where the mazes come from", choices=("generated", "csv", "hub"))
-    build_seed: int = setting(0, "seed of generation and of the subset", low=0)
-    num_train: Optional[int] = setting(
-        1000, "training mazes; of files a random subset, null = all rows", unit="mazes", low=1
-    )
-    num_test: Optional[int] = setting(
-        1000, "test mazes; with csv a random subset, null = all rows", unit="mazes", low=1
-    )
     min_path: Optional[int] = setting(
         None,
         "generated: least length of the shortest path; null = 111 at 30x30, at other sizes what is as rare there",
@@ -42,11 +34,8 @@ class MazeDataConfig(DataConfig):
     )
     min_wall_share: float = setting(0.3, "generated: least share of walls, drawn for each maze", low=0.0, high=0.9)
     max_wall_share: float = setting(0.5, "generated: largest share of walls, before some are added", low=0.0, high=0.9)
-    train_csv: Optional[str] = setting(None, "csv: path of the training file (.csv or .csv.gz)", identity=False)
-    test_csv: Optional[str] = setting(None, "csv: path of the test file (.csv or .csv.gz)", identity=False)
 
     hub_repo: str = setting("sapientinc/maze-30x30-hard-1k", "hub: repository with train.csv and test.csv")
-    hub_revision: Optional[str] = setting(None, "hub: commit of the repository, 40 hex digits")
 
     eval_metrics: ClassVar[tuple[str, ...]] = ("optimal_accuracy",)
 
@@ -67,31 +56,8 @@ class MazeDataConfig(DataConfig):
             f"a maze of {self.rows}x{self.cols} has {cells} cells",
             f"take {MazeDataConfig(rows=self.rows, cols=self.cols).least_path()}, or null",
         )
-        if self.source == "generated":
-            for key in ("num_train", "num_test"):
-                way_out = f"set data.{key}=1000"
-                require(
-                    getattr(self, key) is not None, f"data.{key}", None, "a generated dataset needs a size", way_out
-                )
-        if self.source == "hub":
-            require_commit(self.hub_repo, self.hub_revision)
-        for key, path in self.files().items():
-            require(
-                path is not None,
-                f"data.{key}",
-                None,
-                "data.source=csv needs a file",
-                f"set data.{key}=PATH to a CSV with columns source,question,answer,rating",
-            )
+        super().check()
         check_augmentations(self.num_augmentations, self.rows, self.cols)
-
-    def files(self) -> dict[str, str | None]:
-        """The CSV files."""
-        return {"train_csv": self.train_csv, "test_csv": self.test_csv} if self.source == "csv" else {}
-
-    def num_train_groups(self) -> int | None:
-        """As many as training mazes."""
-        return self.num_train
 
     def least_path(self) -> int:
         """`min_path`, or over 110 moves at 30x30 (HRM_SPEC section 6); shortest paths in random walls grow like the
@@ -99,9 +65,6 @@ class MazeDataConfig(DataConfig):
         if self.min_path is not None:
             return self.min_path
         return int(110 * (self.rows * self.cols / 900) ** (1.13 / 2)) + 1
-
-
-TEST_SET = "all"  # the published datasets call their only test set so
 
 
 def info(config: MazeDataConfig) -> DatasetInfo:

@@ -7,9 +7,9 @@ from typing import Optional
 
 import numpy as np
 
-from hrm_lab.config import DataConfig, setting
+from hrm_lab.config import setting
 from hrm_lab.data.format import Dataset, DatasetInfo
-from hrm_lab.data.hub import require_commit
+from hrm_lab.data.sources import TEST_SET, SourcedDataConfig
 from hrm_lab.data.task import Appearance, Built, Progress, Symmetries, Task, Tokens
 from hrm_lab.errors import DataError, require
 
@@ -18,21 +18,13 @@ from hrm_lab.errors import DataError, require
 
 
 @dataclass
-class SudokuDataConfig(DataConfig):
+class SudokuDataConfig(SourcedDataConfig):
     """Sudoku of any box shape: generated, or from `source,question,answer,rating` CSV files, here or on the hub."""
 
     task: str = setting("sudoku", "which task it is", choices=("sudoku",))
     name: str = setting("sudoku", "name of the dataset; its folder is NAME-HASH under paths.data", identity=False)
     box_rows: int = setting(3, "rows of one box", unit="cells", low=1, high=5)
     box_cols: int = setting(3, "columns of one box; a grid has box_rows * box_cols digits", unit="cells", low=1, high=5)
-    source: str = setting("generated", "where the puzzles come from", choices=("generated", "csv", "hub"))
-    build_seed: int = setting(0, "seed of generation, of the split and of the subset", low=0)
-    num_train: Optional[int] = setting(
-        1000, "training puzzles; of files a random subset, null = all rows", unit="puzzles", low=1
-    )
-    num_test: Optional[int] = setting(
-        1000, "test puzzles; of files a random subset, null = all rows", unit="puzzles", low=1
-    )
     num_blanks: Optional[int] = setting(
         None, "empty cells of a generated puzzle; null = as many as one solution allows", unit="cells", low=1
     )
@@ -42,10 +34,7 @@ class SudokuDataConfig(DataConfig):
         unit="grids",
         low=1,
     )
-    train_csv: Optional[str] = setting(None, "csv: path of the training file (.csv or .csv.gz)", identity=False)
-    test_csv: Optional[str] = setting(None, "csv: path of the test file (.csv or .csv.gz)", identity=False)
     hub_repo: str = setting("sapientinc/sudoku-extreme", "hub: repository with train.csv and test.csv")
-    hub_revision: Optional[str] = setting(None, "hub: commit of the repository, 40 hex digits")
     drop_overlap: bool = setting(
         False, "csv, hub: leave out training puzzles that are in the test set up to symmetry; false = refuse them"
     )
@@ -70,45 +59,11 @@ class SudokuDataConfig(DataConfig):
             f"a grid of side {side} has {side * side} cells",
             f"take at most {side * side - 1}, or null",
         )
-        if self.source == "generated":
-            for key in ("num_train", "num_test"):
-                way_out = f"set data.{key}=1000"
-                require(
-                    getattr(self, key) is not None, f"data.{key}", None, "a generated dataset needs a size", way_out
-                )
-            for key in ("num_blanks", "test_grids"):
-                problem = f"data.min_rating={self.min_rating} chooses blanks and grids itself"
-                require(
-                    not self.min_rating or getattr(self, key) is None,
-                    f"data.{key}",
-                    getattr(self, key),
-                    problem,
-                    f"set data.{key}=null",
-                )
-        if self.source == "hub":
-            require_commit(self.hub_repo, self.hub_revision)
-            for key in ("train_csv", "test_csv"):
-                path = getattr(self, key)
-                require(path is None, f"data.{key}", path, "data.source=hub reads no file", "set data.source=csv")
-        for key, path in self.files().items():
-            require(
-                path is not None,
-                f"data.{key}",
-                None,
-                "data.source=csv needs a file",
-                f"set data.{key}=PATH to a CSV with columns source,question,answer,rating",
-            )
-
-    def files(self) -> dict[str, str | None]:
-        """The CSV files."""
-        return {"train_csv": self.train_csv, "test_csv": self.test_csv} if self.source == "csv" else {}
-
-    def num_train_groups(self) -> int | None:
-        """As many as training puzzles."""
-        return self.num_train
-
-
-TEST_SET = "all"  # the published datasets call their only test set so
+        for key in ("num_blanks", "test_grids"):
+            value, is_generated = getattr(self, key), self.source == "generated"
+            problem = f"data.min_rating={self.min_rating} chooses blanks and grids itself"
+            require(not (is_generated and self.min_rating) or value is None, f"data.{key}", value, problem, "take null")
+        super().check()
 
 
 def info(config: SudokuDataConfig) -> DatasetInfo:
