@@ -57,6 +57,40 @@ csv "an open quote" "printf '${ROW}s,\"\n' > bad.csv"
 csv "a pipe" "mkfifo bad.csv"
 csv "a folder" "mkdir bad.csv"; rmdir bad.csv
 
+maze() { # what it is, a row
+    say "Mazes in a CSV: $1"
+    printf 'source,question,answer,rating\ns,%s,1\n' "$2" > bad.csv
+    printf 'source,question,answer,rating\ns,S  ## G  ,Soo##oGoo,1\n' > good.csv
+    show "hrm-lab data build maze_10x10 data.source=csv data.rows=3 data.cols=3 data.num_train=1 data.num_test=1 \\
+        data.train_csv=bad.csv data.test_csv=good.csv"
+}
+maze "two starts" "S S## G  ,SoS##oGoo"
+maze "no such cell" "S x## G  ,Soo##oGoo"
+maze "a way through a wall" "S  ## G  ,S  o# G  "
+maze "a way that is not the shortest" "S     G  ,Soo  oGoo"
+maze "no way at all" "S  ###G  ,S  ###G  "
+rm -f bad.csv good.csv
+
+# ---------------------------------------------------------------------------------------------- ARC
+PAIR='{"input": [[1, 2]], "output": [[2, 1]]}'
+TASK="{\"train\": [$PAIR], \"test\": [$PAIR]}"
+arc() { # what it is, the command that damages it
+    say "ARC tasks in a folder: $1"
+    rm -rf tasks; mkdir -p tasks/training tasks/evaluation
+    for name in training/00000001 evaluation/00000002; do echo "$TASK" > "tasks/$name.json"; done
+    show "$2; hrm-lab data build arc_small data.source=folder data.folder=tasks"
+}
+BAD=tasks/training/00000001.json
+arc "no JSON" "echo '{' > $BAD"
+arc "lists without an end" "yes '[' | head -n 100000 | tr -d '\n' > $BAD"
+arc "1 GB" "truncate -s 1G $BAD"
+arc "a grid that is no rectangle" "sed -i 's/\[\[1, 2\]\]/[[1, 2], [3]]/' $BAD"
+arc "a colour that is none" "sed -i 's/\[\[1, 2\]\]/[[1, 10]]/' $BAD"
+arc "no test" "echo '{\"train\": [$PAIR]}' | sed 's/\\\\//g' > $BAD"
+arc "a link that leads out" "ln -sf /etc/passwd $BAD"
+arc "the same task twice" "cp $BAD tasks/evaluation/"
+rm -rf tasks
+
 # ---------------------------------------------------------------------------------------------- built folders
 hrm-lab data build sudoku_4x4 $SMALL >/dev/null
 BUILT=$(ls -d data/sudoku_4x4-*)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import hashlib
 import subprocess
 import sys
@@ -336,6 +337,9 @@ def test_a_bad_maze_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as error:
         read_csv(path, 2, 4)
     assert str(error.value).startswith(f"{path}, line 3: {message}")
+    alone = maze_csv(tmp_path / "alone.csv", f"s,{question},{answer},1")
+    with pytest.raises(DataError, match=f"line 2: {re.escape(message)}"):
+        read_csv(alone, 2, 4)
 
 
 def test_mazes_of_the_hub_are_read_from_its_clients_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,9 @@ def _check(chunk: Chunk, questions: Tokens, answers: Tokens) -> None:
     for token in (board.START, board.GOAL):
         good &= (questions == token).sum(axis=(1, 2)) == 1
     rows = np.flatnonzero(good)
-    optimum = board.shortest(questions[rows]).lengths - 1
-    good[rows] = board.are_optimal(questions[rows], answers[rows], optimum)
+    if len(rows):
+        optimum = board.shortest(questions[rows]).lengths - 1
+        good[rows] = board.are_optimal(questions[rows], answers[rows], optimum)
     if good.all():
         return
     row = int(good.argmin())

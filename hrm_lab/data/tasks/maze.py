@@ -50,11 +50,11 @@ class MazeDataConfig(SourcedDataConfig):
         )
         cells = self.rows * self.cols
         require(
-            self.min_path is None or self.min_path < cells,
+            self.source != "generated" or self.min_path is None or self.min_path < cells,
             "data.min_path",
             self.min_path,
             f"a maze of {self.rows}x{self.cols} has {cells} cells",
-            f"take {MazeDataConfig(rows=self.rows, cols=self.cols).least_path()}, or null",
+            f"take at most {cells - 1}, or null",
         )
         super().check()
         check_augmentations(self.num_augmentations, self.rows, self.cols)
