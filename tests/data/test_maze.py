@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import re
 import hashlib
+import re
 import subprocess
 import sys
 from collections import deque
