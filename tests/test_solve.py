@@ -245,7 +245,7 @@ def test_a_run_is_judged_on_other_data_and_leaves_a_folder_of_it(
     folder: Path, run: RunFolder, judged: dict[str, Any], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    done = hrm_lab(folder, "evaluate", run.path.name, "data.num_test=24", "data.num_blanks=1", "--out", str(out))
+    done = hrm_lab(folder, "evaluate", run.path.name, "data.num_test=24", "data.num_blanks=4", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "24 puzzles, 3 ACT steps" in done.stdout
     names = ["act_depth.png", "boards.png", "by_rating.csv", "by_step.csv", "difficulty.png"]

@@ -137,6 +137,8 @@ def _solve(
     subject, data = _subject(weights, overrides, last, outputs)
     if data is not None:
         raise _own_config(subject, overrides)
+    if png is not None and png.suffix != ".png":
+        raise UserError(f"--png {png}: is no name of a picture\n  way out: a file that ends in .png")
     typed = not given and file is None and sys.stdin.isatty()
     if typed:
         typer.echo("puzzles, one a line; Ctrl-D ends", err=True)
@@ -158,13 +160,16 @@ def _solve(
             typer.echo(json.dumps(solved.to_dict(said, appearance)))
         else:
             show.print(solved.shown(said, appearance, solver.info))
-    if png is not None and drawn:
-        png.parent.mkdir(parents=True, exist_ok=True)
-        typer.echo(str(solved.draw(drawn, appearance, solver.info, png)), err=True)
     count = tally.total() - tally[solved.UNUSABLE]
     told = ", ".join(f"{tally[kind]:,} {kind}" for kind in solved.KINDS if tally[kind]) or "no puzzles"
     pace = f"; {count / solver.seconds:,.0f} puzzles/s" if count else ""
     typer.echo(f"{told}; {solver.steps} ACT steps, batches of {solver.sequences} on {solver.device}{pace}", err=True)
+    if png is not None and drawn:
+        try:
+            png.parent.mkdir(parents=True, exist_ok=True)
+            typer.echo(str(solved.draw(drawn, appearance, solver.info, png)), err=True)
+        except OSError as error:
+            raise UserError(f"--png {png}: cannot be written: {error.strerror}\n  way out: another file") from error
     if tally[solved.UNUSABLE] or not count:
         return UNUSABLE
     return WRONG if tally[solved.WRONG] else 0

@@ -101,7 +101,9 @@ class FusedStack:
 def fuse(model: HRM, positions: int) -> bool:
     """Have a model's passes without a gradient computed so, where there are kernels for them; says whether."""
     weight = model.lm_head.weight
-    fits = positions <= LONGEST and model.config.hidden_size % 8 == 0
+    head = model.config.hidden_size // model.config.num_heads
+    # A head's halves are turned against each other, and its keys and values lie in shared memory.
+    fits = positions <= LONGEST and model.config.hidden_size % 8 == 0 and head % 2 == 0 and head <= 128
     if not fits or model.dtype != torch.bfloat16 or weight.device.type != "cuda":
         return False
     if torch.cuda.get_device_capability(weight.device)[0] != 9:  # the kernels are cut for Hopper

@@ -1,10 +1,26 @@
-"""Which vector instructions of a CPU torch's compiler may use: found out once a machine, not in every process."""
+"""Torch's compiler on a CPU: which CPU it compiles for, and which vector instructions it may use."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
 import platform
 from pathlib import Path
+
+
+def kind_of_cpu() -> str:
+    """A short name of this kind of CPU. What is compiled for one gives wrong numbers on another, or ends the process.
+
+    Torch's keys do not tell them apart, because it keeps such code on the machine; ours may lie on a shared disk.
+    """
+    try:
+        told = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        told = []
+    facts = sorted({line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    facts += [platform.machine(), os.environ.get("ATEN_CPU_CAPABILITY", "")] + ([] if told else [platform.node()])
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
 def trust_vectors(cache: Path | None) -> None:

@@ -159,6 +159,7 @@ def connect(training: TrainingConfig) -> Ranks:
     torch.set_num_threads(training.threads)
     device = _device(training.device)
     if device.type == "cuda":
+        _refuse_crowd(training)
         torch.cuda.set_device(device)
     # Free on the CPU, and a promise: the same config gives the same bits. On a GPU it costs, so it is a setting.
     if device.type == "cpu" or training.deterministic:
@@ -166,6 +167,14 @@ def connect(training: TrainingConfig) -> Ranks:
     if world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world_size)
     return Ranks(device, rank, world_size)
+
+
+def _refuse_crowd(training: TrainingConfig) -> None:
+    """Several processes cannot share a GPU, and would hear so only at their first sum."""
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if here > gpus:
+        problem = f"{here} processes on a machine that has {gpus} of them"
+        raise ConfigError("training.device", "cuda", problem, f"start {gpus}, or take training.device=cpu")
 
 
 def _be_deterministic() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hrm_lab.best import Best
-from hrm_lab.config import FINAL, FINAL_BEST, TRAIN_MEAN, Config
+from hrm_lab.config import FINAL, FINAL_BEST, PRUNERS, TRAIN_MEAN, Config
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Sampler, exploration_draws
 from hrm_lab.decision import Decision
@@ -137,8 +137,9 @@ class Trainer:
         self.iteration = Window(ranks, training.global_batch_size)  # since the last evaluation
         self.best = Best(config.stopping.mode)
         self.stopped: str | None = None
+        self.is_cut = False  # a comparison with its siblings has stopped it
         self.evaluation_is_due = False  # an iteration is trained, and left before it was evaluated
-        self.judged_whole: int | None = None  # the step whose weights were judged on whole test sets, as the last ones
+        self.judged_whole: dict[str, int] = {}  # what was judged on whole test sets at the end, and at which step
         self.seconds = 0.0  # of all attempts together, but for what a kill has lost, and
         self.train_seconds = 0.0  # those of them that were spent on training steps
         self.gpu_seconds = 0.0  # seconds times GPUs, of all attempts
@@ -172,9 +173,11 @@ class Trainer:
             self.checkpoints.wait()
             return outcome
         finally:
-            if self._profile is not None:
-                self._profile.close()
-            self.checkpoints.close()
+            try:
+                if self._profile is not None:
+                    self._profile.close()
+            finally:
+                self.checkpoints.close()
 
     def _fit(self, last_step: int | None) -> Outcome:
         training = self.config.training
@@ -188,7 +191,8 @@ class Trainer:
             self._record(evaluation.metrics)
             self._record_arrays(evaluation)
         if training.profile and self.ranks.is_main:
-            self._profile = Profile(self.folder, self.ranks.device.type == "cuda", self._record_file)
+            on_cuda = self.ranks.device.type == "cuda"
+            self._profile = Profile(self.folder, on_cuda, self.control.check, self._record_file)
         self._pace = Pace()
         if self.evaluation_is_due:
             self._end_iteration()
@@ -304,7 +308,7 @@ class Trainer:
         for decision in decisions:
             self._record_decision(decision)
             if decision.stops and self.stopped is None:
-                self.stopped = decision.reason
+                self.stopped, self.is_cut = decision.reason, decision.rule in PRUNERS
 
     def _revive(self) -> None:
         """Go on with a run that was stopped, if the stopper says so."""
@@ -312,7 +316,7 @@ class Trainer:
         decision = self.ranks.broadcast(asked, self._cpu_group)
         if decision is not None:
             self._record_decision(decision)
-            self.stopped = None
+            self.stopped, self.is_cut = None, False
 
     def _refuse_damage(self) -> None:
         """No weights are kept, and no checkpoint written, that cannot be trained on."""
@@ -335,23 +339,27 @@ class Trainer:
         )
 
     def _judge_whole(self) -> None:
-        """At the end, where evaluations saw a part of the test sets: judge the last and the best weights on all."""
-        is_over = self.stopped is not None or self.step == self.sampler.total_steps
+        """At the end, where evaluations saw a part of the test sets: judge the last and the best weights on all.
+
+        What a comparison has cut is not worth it.
+        """
+        is_over = self.step == self.sampler.total_steps or (self.stopped is not None and not self.is_cut)
         parts = [part_of(split, self.config.training.eval_puzzles) for split in self.batches.dataset.test.values()]
-        if not is_over or self.judged_whole == self.step or all(part is None for part in parts):
+        if not is_over or all(part is None for part in parts):
             return
-        if self._save_is_due:
-            self.save()  # whoever is killed from here on does not train again
-        last = best = evaluate(self.model, self.batches, self.eval_batch_size, self._agree_to_stay)
-        if self.best.step is not None and self.best.step != self.step:
-            best = evaluate(self._best_model(), self.batches, self.eval_batch_size, self._agree_to_stay)
-        self._take_time(training=False)
-        for prefix, evaluation in ((FINAL, last), (FINAL_BEST, best)):
-            if prefix == FINAL or self.best.step is not None:
-                named = {f"{prefix}{key.removeprefix('eval/')}": value for key, value in evaluation.metrics.items()}
-                self._record(named)
-                self._record_arrays(evaluation, prefix.rstrip("/"))
-        self.judged_whole, self._save_is_due = self.step, True
+        evaluation = None
+        for prefix, of_step in ((FINAL, self.step), (FINAL_BEST, self.best.step)):
+            if of_step is None or self.judged_whole.get(prefix) == self.step:
+                continue
+            if self._save_is_due:
+                self.save()  # whoever is killed from here on does not do again what is done
+            if evaluation is None or of_step != self.step:
+                model = self.model if of_step == self.step else self._best_model()
+                evaluation = evaluate(model, self.batches, self.eval_batch_size, self._agree_to_stay)
+            self._take_time(training=False)
+            self._record({f"{prefix}{key.removeprefix('eval/')}": value for key, value in evaluation.metrics.items()})
+            self._record_arrays(evaluation, prefix.rstrip("/"))
+            self.judged_whole[prefix], self._save_is_due = self.step, True
 
     def _best_model(self) -> HRM:
         """A model with the weights of the best evaluation."""
@@ -414,7 +422,8 @@ class Trainer:
             "best": self.best.state_dict(),
             "stopped": self.stopped,
             "evaluation_is_due": self.evaluation_is_due,
-            "judged_whole": self.judged_whole,
+            "is_cut": self.is_cut,
+            "judged_whole": dict(self.judged_whole),
             "stopper": self.stopper.state_dict(),
             "high_water": self.recorder.high_water() if self.ranks.is_main else None,
             "seconds": {"all": self.seconds, "training": self.train_seconds, "gpu": self.gpu_seconds},
@@ -434,7 +443,7 @@ class Trainer:
         self.iteration.load_state_dict(state["iteration"])
         self.best.load_state_dict(state["best"])
         self.stopped, self.evaluation_is_due = state["stopped"], state["evaluation_is_due"]
-        self.judged_whole = state["judged_whole"]
+        self.is_cut, self.judged_whole = state["is_cut"], state["judged_whole"]
         self.stopper.load_state_dict(state["stopper"])
         self._high_water = state["high_water"]
         seconds = state["seconds"]

@@ -20,6 +20,7 @@ from hrm_lab.data.arc.scoring import ArcScorer, submission
 from hrm_lab.data.arc.symmetries import ArcDraws, ArcSymmetries, apply_arc, undo_arc
 from hrm_lab.data.arc.variants import NUM_PERMUTATIONS, cell_sums, distinct_codes, new_colours
 from hrm_lab.data.build import build_key, ensure_dataset
+from hrm_lab.data.check import checks
 from hrm_lab.data.dihedral import dihedral
 from hrm_lab.data.format import Dataset
 from hrm_lab.data.sampler import Puzzles, evaluation_rows
@@ -146,6 +147,13 @@ def test_translation_leaves_one_example_of_a_variant_and_every_test_input(datase
     test = dataset.test["all"]
     asked = evaluation_rows(Puzzles(test, symmetries.num_variants(test)))
     assert not symmetries.draws(test, asked).shifts.any()
+
+
+def test_a_sound_dataset_passes_its_check(dataset: Dataset, folder: Path) -> None:
+    config = small(folder, num_augmentations=9)
+    batches = Batches(dataset, Ranks(torch.device("cpu")), config, seed=0)
+    found = list(checks(dataset, config, batches.tokens, batches.puzzles(dataset.train), 50))
+    assert not [one for one in found if one.problem]
 
 
 def test_a_row_is_a_function_of_its_address(dataset: Dataset) -> None:
@@ -449,5 +457,5 @@ def test_a_grid_is_read_and_shown(dataset: Dataset) -> None:
     assert TASK.verify(info, encode_grid(grid, 8, 8), encode_grid(grid, 8, 8)) is None
     assert (
         TASK.verify(info, encode_grid(grid, 8, 8), np.zeros(64, np.uint8))
-        == "there is no grid in the corner of the canvas"
+        == "there is no grid on the canvas"
     )

@@ -312,7 +312,9 @@ def test_csv_of_generated_mazes_reads_back(tmp_path: Path) -> None:
     assert len(few.train) == 5
     assert few.train.ratings.tolist() == sorted(few.train.ratings.tolist())
     both = paths | {"test_csv": paths["train_csv"]}
-    with pytest.raises(DataError, match="test maze 0 is training maze 0, turned or mirrored"):
+    with pytest.raises(
+        DataError, match=r"train.csv.gz, maze 1: turned or mirrored or as it is, it is maze 1 of .*train.csv.gz"
+    ):
         build(MazeDataConfig(rows=6, cols=6, source="csv", num_train=None, num_test=None, **both))
 
 

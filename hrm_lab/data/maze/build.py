@@ -28,7 +28,7 @@ def build(config: MazeDataConfig, progress: Progress | None = None) -> Built:
     """
     files, found = _files(config)
     train, test = _read(config, files, progress) if files else generate(config, progress)
-    _refuse_shared(train, test)
+    assert files or _shared(train, test) is None  # the generator sees to it
     # In others a label shows one of several right answers, and exact accuracy asks for more than can be known.
     unique = {"train": _unique(train), f"test/{TEST_SET}": _unique(test)}
     told = replace(info(config), task_facts={"mazes_with_one_shortest_path": unique}, build=found)
@@ -47,25 +47,31 @@ def _files(config: MazeDataConfig) -> tuple[list[Path], dict[str, str]]:
 
 
 def _read(config: MazeDataConfig, files: list[Path], progress: Progress | None) -> tuple[Mazes, Mazes]:
-    chosen = []
+    chosen, rows = [], []
     for split, (path, key) in enumerate(zip(files, ("num_train", "num_test"), strict=True)):
         mazes = read_csv(path, config.rows, config.cols)
-        chosen.append(mazes.take(subset(np.arange(len(mazes)), getattr(config, key), key, config.build_seed, split)))
+        rows.append(subset(np.arange(len(mazes)), getattr(config, key), key, config.build_seed, split))
+        chosen.append(mazes.take(rows[-1]))
         if progress is not None:
             progress(split + 1, 2)
+    shared = _shared(chosen[0], chosen[1])
+    if shared is not None:
+        train_row, test_row = (int(own[number]) + 1 for own, number in zip(rows, shared, strict=True))
+        raise DataError(
+            f"{files[1]}, maze {test_row}: turned or mirrored or as it is, it is maze {train_row} of {files[0]}\n"
+            "  way out: take it out of one of the two files (of the hub: of a copy, with data.source=csv)"
+        )
     return chosen[0], chosen[1]
 
 
-def _refuse_shared(train: Mazes, test: Mazes) -> None:
-    """Test mazes must be new, also to whoever has seen the training mazes turned and mirrored."""
+def _shared(train: Mazes, test: Mazes) -> tuple[int, int] | None:
+    """The first test maze that is a training maze, turned or mirrored or as it is, after that one's number."""
     known = {board.canonical(question): number for number, question in enumerate(train.questions)}
     for number, question in enumerate(test.questions):
         same = known.get(board.canonical(question))
         if same is not None:
-            raise DataError(
-                f"test maze {number} is training maze {same}, turned or mirrored or as it is (both counted from 0)\n"
-                "  way out: take it out of one of the two files"
-            )
+            return same, number
+    return None
 
 
 def _unique(mazes: Mazes) -> int:

@@ -402,10 +402,11 @@ def _change(
     queue: npt.NDArray[np.int16],
     two: Boards,
     tables: Tables,
-) -> None:
+) -> bool:
     """Turn a puzzle into a like one: take a few clues, draw a solution, add its clues until it is the only one.
 
-    `board` and `grid`, its solution, are changed. No clue is left that could be spared.
+    `board` and `grid`, its solution, are changed. No clue is left that could be spared. False where a search got lost:
+    what they hold then is no puzzle.
     """
     cells, side = len(board), tables.units.shape[1]
     order = np.argsort(_words(seed, cells))
@@ -415,20 +416,25 @@ def _change(
             board[cell] = 0
             taken += 1
     fill(stack[0], board, side)
-    search(stack, queue, two[:1], tables, SINGLES, FEWEST, word_of(seed, cells + 1), _GRID_GUESSES)
+    found, _ = search(stack, queue, two[:1], tables, SINGLES, FEWEST, word_of(seed, cells + 1), _GRID_GUESSES)
+    if found != 1:
+        return False
     grid[:] = two[0]
     for again in range(cells):
         fill(stack[0], board, side)
         found, _ = search(stack, queue, two, tables, SINGLES, FEWEST, word_of(seed, cells + 2 + again), _GRID_GUESSES)
-        if found == 1:
+        if found != 2:
             break
         for cell in order:  # a clue that one of two solutions contradicts
             if not board[cell] and (two[0, cell] != grid[cell] or two[1, cell] != grid[cell]):
                 board[cell] = grid[cell]
                 break
+    if found != 1:
+        return False
     for cell in order[::-1]:
         if board[cell] and _is_spare(board, cell, stack, queue, two[:1], tables):
             board[cell] = 0
+    return True
 
 
 @_compiled
@@ -480,7 +486,8 @@ def evolve(
         mine = word_of(seed, step)
         parent = int(word_of(mine, 0) % np.uint64(len(boards)))
         board[:], grid[:] = boards[parent], grids[parent]
-        _change(board, grid, word_of(mine, 1), stack, queue, two, tables)
+        if not _change(board, grid, word_of(mine, 1), stack, queue, two, tables):
+            continue
         worst = int(np.argmin(scores))
         score = _score(board, scores[worst], word_of(mine, 2), stack, queue, two[:1], tables)
         if score < scores[worst] or _holds(boards, board):

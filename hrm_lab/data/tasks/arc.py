@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, Optional
 
+import numpy as np
+
 from hrm_lab.config import DataConfig, setting
 from hrm_lab.data.format import Dataset, DatasetInfo, Split
 from hrm_lab.data.task import Appearance, Built, Progress, Scorer, Symmetries, Task, Tokens
@@ -138,10 +140,10 @@ def parse(info: DatasetInfo, text: str) -> Tokens:
 
 
 def verify(info: DatasetInfo, inputs: Tokens, answer: Tokens) -> str | None:
-    """Only a label can tell whether a grid is the right one; but there must be a grid."""
-    from hrm_lab.data.arc.canvas import decode_canvas
+    """Only a label can tell whether a grid is the right one; but there must be a grid, wherever it was moved to."""
+    from hrm_lab.data.arc.canvas import FIRST_COLOUR
 
-    return None if decode_canvas(answer, *info.grid_shape).size else "there is no grid in the corner of the canvas"
+    return None if (np.asarray(answer) >= FIRST_COLOUR).any() else "there is no grid on the canvas"
 
 
 def _build(config: ArcDataConfig, progress: Progress | None) -> Built:

@@ -117,7 +117,7 @@ def parse(info: DatasetInfo, text: str) -> Tokens:
     rows, cols = info.grid_shape
     lines = text.strip("\r\n").splitlines()
     if len(lines) == 1 and len(lines[0]) == rows * cols:
-        lines = [text[start : start + cols] for start in range(0, rows * cols, cols)]
+        lines = [lines[0][start : start + cols] for start in range(0, rows * cols, cols)]
     problem = ""
     tokens = np.zeros(0, np.uint8)
     if len(lines) != rows or any(len(line) > cols for line in lines):
