@@ -47,7 +47,7 @@ def test_the_verbs_from_building_to_writing_out(tmp_path: Path, monkeypatch: pyt
     again = say("build", name, *changes)
     assert "\nwas there already: " in again
     assert "test/all: 12 examples, 12 puzzles, 12 groups; rating from" in again
-    assert "puzzle 1, variant 2, solution" in say("inspect", name, *changes, "--text", "--puzzles", "40")
+    assert "puzzle 1, rating 0, variant 2, solution" in say("inspect", name, *changes, "--text", "--puzzles", "40")
     say("inspect", name, *changes, "--puzzles", "1", "--out", "one.png")
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")
     exported = say("export", name, *changes, "--out", "written")
