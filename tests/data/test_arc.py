@@ -455,7 +455,4 @@ def test_a_grid_is_read_and_shown(dataset: Dataset) -> None:
         with pytest.raises(DataError, match="way out"):
             TASK.parse(info, text)
     assert TASK.verify(info, encode_grid(grid, 8, 8), encode_grid(grid, 8, 8)) is None
-    assert (
-        TASK.verify(info, encode_grid(grid, 8, 8), np.zeros(64, np.uint8))
-        == "there is no grid on the canvas"
-    )
+    assert TASK.verify(info, encode_grid(grid, 8, 8), np.zeros(64, np.uint8)) == "there is no grid on the canvas"
