@@ -45,19 +45,19 @@ class Ui:
         self.page.goto("about:blank")  # else only the part after the # changes, and nothing is loaded
         self.page.goto(place if place.startswith("http") else f"{self.address}/#/{place}")
         for word in words:
-            self.page.get_by_text(word).first.wait_for(timeout=45_000)
+            self.page.get_by_text(word).first.wait_for(timeout=120_000)
         return str(self.page.inner_text("body"))
 
     def wait_for_lines(self) -> None:
         """Until a chart has a line for each run."""
         lines = f"document.querySelectorAll('path.js-line').length >= {len(self.runs)}"
-        self.page.wait_for_function(lines, timeout=45_000)
+        self.page.wait_for_function(lines, timeout=120_000)
 
     def picture_width(self, place: str) -> int:
         """Open an artifact of a run that is a picture; its width in pixels, once it is loaded."""
         self.open(place, place.rpartition("/")[2])
         loaded = f"{PICTURES}.some(([source, width]) => source.startsWith('blob:') && width > 0)"
-        self.page.wait_for_function(loaded, timeout=45_000)
+        self.page.wait_for_function(loaded, timeout=120_000)
         return max(width for source, width in self.page.evaluate(PICTURES) if source.startswith("blob:"))
 
 
