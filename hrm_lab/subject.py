@@ -86,7 +86,9 @@ def data_info(subject: Subject) -> DatasetInfo:
         return ensure_dataset(data, subject.config.paths.data).info  # opened, not built
     folder = dataset_folder(data, subject.config.paths.data)
     if not folder.exists():
-        raise DataError(f"dataset {folder}: is not there to tell what tokens mean\n  way out: build it: `hrm-lab data`")
+        raise DataError(
+            f"dataset {folder}: is not there to tell what tokens mean\n  way out: build it: `hrm-lab data build`"
+        )
     return read_info(folder)
 
 

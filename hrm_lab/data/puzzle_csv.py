@@ -89,24 +89,30 @@ def read_chunks(path: str | os.PathLike[str], cells: int) -> Iterator[Chunk]:
 
 
 def subset(kept: Ints, size: int | None, key: str, *address: int) -> Ints:
-    """`size` of the rows `kept`, at random by an address (`random_words`), in the file's order; None = all.
+    """`size` of the rows `kept` by `in_order`, in the file's order; None = all."""
+    chosen: Ints = kept[np.sort(in_order(len(kept), size, key, *address)[:size])]
+    return chosen
+
+
+def in_order(count: int, size: int | None, key: str, *address: int) -> Ints:
+    """All of so many rows in the order in which `size` of them are chosen, at random by an address (`random_words`).
 
     Args:
+        size: None = all, which stay in the file's order.
         key: the setting that `size` is of.
 
     Raises:
         DataError: when there are not so many.
     """
     if size is None:
-        return kept
-    if size > len(kept):
+        return np.arange(count)
+    if size > count:
         raise DataError(
-            f"data.{key}={size}: the file has {len(kept)} puzzles to choose from\n"
-            f"  way out: take at most data.{key}={len(kept)}, or null for all"
+            f"data.{key}={size}: the file has {count} puzzles to choose from\n"
+            f"  way out: take at most data.{key}={count}, or null for all"
         )
-    words = random_words(_SUBSET, *address, count=len(kept))[0]
-    chosen: Ints = kept[np.sort(np.argsort(words, kind="stable")[:size])]
-    return chosen
+    words = random_words(_SUBSET, *address, count=count)[0]
+    return np.argsort(words, kind="stable").astype(np.int64)
 
 
 def _bad_line(path: Path, line: int, problem: str) -> DataError:

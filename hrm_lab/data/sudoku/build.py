@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hrm_lab.data.addressed import random_words
 from hrm_lab.data.format import Split
 from hrm_lab.data.hub import fetch
+from hrm_lab.data.puzzle_csv import in_order
 from hrm_lab.data.sources import TEST_SET
 from hrm_lab.data.sudoku.canonical import shared_classes
 from hrm_lab.data.sudoku.csv_file import RatedPuzzles, read_csv
@@ -22,8 +22,6 @@ from hrm_lab.data.sudoku.solver import TEST, TRAIN, Puzzles
 from hrm_lab.data.task import Built, Progress
 from hrm_lab.data.tasks.sudoku import SudokuDataConfig, info
 from hrm_lab.errors import DataError
-
-_SUBSET = 0x6004  # what a random word is for; see `random_words`
 
 
 def build(config: SudokuDataConfig, progress: Progress | None = None) -> Built:
@@ -118,7 +116,7 @@ class _Files:
 def _from_files(config: SudokuDataConfig, files: _Files) -> tuple[RatedPuzzles, RatedPuzzles]:
     train = read_csv(files.train, config.box_rows, config.box_cols)
     test = read_csv(files.test, config.box_rows, config.box_cols)
-    tested = _in_order(len(test), config.num_test, "num_test", TEST, config)
+    tested = in_order(len(test), config.num_test, "num_test", config.build_seed, TEST)
     test = _take(test, np.sort(tested[: config.num_test]))
     kept = np.arange(len(train))
     if config.min_rating is not None:
@@ -128,22 +126,9 @@ def _from_files(config: SudokuDataConfig, files: _Files) -> tuple[RatedPuzzles, 
                 f"data.min_rating={config.min_rating}: no puzzle of {files.train} is rated so high\n"
                 f"  way out: take at most data.min_rating={int(train.ratings.max())}"
             )
-    candidates = kept[_in_order(len(kept), config.num_train, "num_train", TRAIN, config)]
+    candidates = kept[in_order(len(kept), config.num_train, "num_train", config.build_seed, TRAIN)]
     chosen = _disjoint(train, candidates, test, np.sort(tested[: config.num_test]), config, files)
     return _take(train, np.sort(chosen)), test
-
-
-def _in_order(count: int, size: int | None, key: str, split: int, config: SudokuDataConfig) -> npt.NDArray[np.intp]:
-    """All rows in the random order in which they are chosen; in the file's where all are."""
-    if size is None:
-        return np.arange(count)
-    if size > count:
-        raise DataError(
-            f"data.{key}={size}: the file has {count} puzzles to choose from\n"
-            f"  way out: take at most data.{key}={count}, or null for all"
-        )
-    words = random_words(_SUBSET, config.build_seed, split, count=count)[0]
-    return np.argsort(words, kind="stable")
 
 
 def _disjoint(
