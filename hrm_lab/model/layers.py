@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TRUNCATION = 2.0  # the normal is cut at this many (uncorrected) standard deviations
+# Without AVX-512 a processor has nothing for bfloat16, and torch's products of it take ten times as long as float32's.
+WIDENS = torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
 
 
 def truncated_normal(
@@ -67,8 +69,11 @@ class CastedLinear(Casted):
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """All outputs, or those of some rows of the weight."""
+        weight = self.weight_in(x.dtype)[rows]
         bias = None if self.bias is None else self._cast("bias", x.dtype)[rows]
-        return F.linear(x, self.weight_in(x.dtype)[rows], bias)
+        if WIDENS and x.dtype == torch.bfloat16 and x.device.type == "cpu":  # sums are float32's in either case
+            return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+        return F.linear(x, weight, bias)
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """The weight (out, in) as it is used with inputs of a dtype."""
@@ -145,7 +150,7 @@ class Attention(nn.Module):
                 queries_keys = rotary(queries_keys)
             q, k = queries_keys.chunk(2, dim=2)
         # A CPU's gradient of attention takes five times as long in bfloat16 as in float32; without one it is faster.
-        if x.device.type == "cpu" and torch.is_grad_enabled():
+        if x.device.type == "cpu" and (WIDENS or torch.is_grad_enabled()):
             q, k, v = q.float(), k.float(), v.float()
         # SDPA wants heads before positions.
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))

@@ -22,7 +22,7 @@ from hrm_lab.model.hrm import HRM, Latents, Prediction
 from hrm_lab.model.losses import SUMS, TOKEN_LOSSES, TokenLoss, train_loss
 from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, atan2_rule
 from hrm_lab.optim.sign_sgd import sign_sgd_
-from hrm_lab.training.cpu_compiler import kind_of_cpu, trust_vectors
+from hrm_lab.training.cpu import keep_freed_memory, kind_of_cpu, trust_vectors
 from hrm_lab.training.distributed import Ranks
 from hrm_lab.training.divergence import Vitals, pulse
 from hrm_lab.training.gradients import GradientSum
@@ -63,6 +63,8 @@ class TrainStep:
         cache: Path | None = None,
     ) -> None:
         training, size, device = config.training, empty.inputs.shape[0], ranks.device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.model, self.optimizer, self.ranks = model, optimizer, ranks
         self.global_batch_size = training.global_batch_size
         self.puzzle_emb_weight_decay = config.optim.puzzle_emb_weight_decay

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -415,21 +416,45 @@ def _stack(batch: int, parts: dict[str, Callable[..., Any]], found: dict[str, An
 
 
 def optimizer() -> None:
-    """The update of all parameters, compiled, on its own."""
+    """The update of all parameters on its own: compiled, and by the package's kernels where they are installed."""
     model = OurLoop(FULL, 2, CUDA, "eager").model
-    ours = AdamATan2(model.parameters(), lr=1e-4)
+    numbers = sum(p.numel() for p in model.parameters())
     for p in model.parameters():
         p.grad = torch.randn_like(p)
-    factors = torch.tensor(ours.next_factors(), device=CUDA)
-    numbers = sum(p.numel() for p in model.parameters())
-    for name, rule in (
-        ("as compiled in a step", torch.compile(atan2_rule, fullgraph=True, dynamic=True)),
-        ("compiled for each shape", torch.compile(atan2_rule, fullgraph=True, dynamic=False)),
-    ):
-        ours.rule = rule
-        ms = graphed_ms(lambda: ours.apply(factors))
+
+    def took(name: str, ms: float) -> None:
         results.setdefault("optimizer", {})[name] = ms
         say(f"{name}: {ms:.3f} ms, {numbers * 28 / ms / 1e9:.2f} TB/s of {numbers / 1e6:.1f} M parameters")
+
+    ours = AdamATan2(model.parameters(), lr=1e-4)
+    factors = torch.tensor(ours.next_factors(), device=CUDA)
+    for name, dynamic in (("compiled for all sizes", True), ("compiled for each size", False)):
+        ours.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=dynamic)
+        took(name, graphed_ms(lambda: ours.apply(factors)))
+    if importlib.util.find_spec("adam_atan2_backend") is None:
+        say("the package adam-atan2 is not installed with its kernels: not compared")
+        return
+    package = importlib.import_module("adam_atan2").AdamATan2(model.parameters(), lr=1e-4)
+    took("the package", device_ms(package.step))  # no graph takes it: its learning rate is a number of the host
+    _apart(model)
+
+
+def _apart(model: torch.nn.Module) -> None:
+    """Ten updates by the package and by our rule: how far apart the weights are."""
+    start = [p.detach().clone() for p in model.parameters()]
+    ended = []
+    for kind in (importlib.import_module("adam_atan2").AdamATan2, AdamATan2):
+        rows = [torch.nn.Parameter(p.clone()) for p in start]
+        chosen = kind(rows, lr=1e-4, betas=(0.9, 0.95), weight_decay=1.0)
+        generator = torch.Generator(CUDA).manual_seed(0)
+        for _ in range(10):
+            for row in rows:
+                row.grad = torch.randn(row.shape, device=CUDA, generator=generator)
+            chosen.step()
+        ended.append(rows)
+    apart = max(float((a - b).abs().max()) for a, b in zip(*ended, strict=True))
+    say(f"after ten updates the package's weights and ours are {apart:.1e} apart")
+    results["optimizer"]["apart"] = apart
 
 
 def golden16() -> None:

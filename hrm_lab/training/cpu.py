@@ -1,12 +1,24 @@
-"""Torch's compiler on a CPU: which CPU it compiles for, and which vector instructions it may use."""
+"""What a CPU needs: its memory kept, and for torch's compiler its kind, and the vector instructions it may use."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import os
 import platform
 from pathlib import Path
+
+# Of glibc's mallopt; the second may not be more than 32 MB in older ones.
+TRIM_THRESHOLD, MMAP_THRESHOLD, MOST, MOST_OF_OLD = -1, -3, 1 << 30, 1 << 25
+
+
+def keep_freed_memory() -> None:
+    """Have freed tensors' memory stay with the process: each page that comes anew from the system costs a fault."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; elsewhere nothing changes
+    if mallopt is not None:
+        mallopt(TRIM_THRESHOLD, MOST)
+        _ = mallopt(MMAP_THRESHOLD, MOST) or mallopt(MMAP_THRESHOLD, MOST_OF_OLD)
 
 
 def kind_of_cpu() -> str:
