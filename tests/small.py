@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from hrm_lab.config import (
 from hrm_lab.data.tasks.sudoku import SudokuDataConfig
 from hrm_lab.decision import Decision
 from hrm_lab.training.protocols import Unrecorded
+from tests import preloaded
 
 
 def small_config(folder: Path, **training: Any) -> Config:
@@ -71,8 +71,7 @@ class Memory(Unrecorded):
 
 def hrm_lab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A verb in a process of its own, as it is given in a folder."""
-    command = [sys.executable, "-m", "hrm_lab.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return preloaded.run(folder, *arguments)
 
 
 def free_port() -> int:

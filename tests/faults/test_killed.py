@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import pytest
 from hrm_lab.run_folder import COMPLETED, RunFolder
 from hrm_lab.tracking.store import Store
 from tests.faults.results import assert_same, results
+from tests.preloaded import start
 from tests.small import free_port
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "20"))
@@ -44,23 +43,27 @@ class Run:
     words: tuple[str, ...] = ("tracking=none",)
     world_size: int = 1
 
-    def start(self) -> list[subprocess.Popen[bytes]]:
+    def start(self) -> list[ForkServerProcess]:
         """The command that a user gives, in so many processes."""
         paths = [f"paths.outputs={self.outputs}", f"paths.data={self.data}"]
-        command = [sys.executable, "-m", "hrm_lab.cli", "train", *DEMO, *self.words, *paths]
+        words = ["train", *DEMO, *self.words, *paths]
         several = {"WORLD_SIZE": str(self.world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         self.outputs.mkdir(exist_ok=True)
         processes = []
         for rank in range(self.world_size):
-            with (self.outputs / "output.txt").open("ab") as output:
-                variables = os.environ | several | {"RANK": str(rank)}
-                processes.append(subprocess.Popen(command, env=variables, stdout=output, stderr=output))
+            variables = os.environ | several | {"RANK": str(rank)}
+            processes.append(start(self.outputs, words, self.said, environment=variables))
         return processes
+
+    @property
+    def said(self) -> Path:
+        return self.outputs / "output.txt"
 
     def train(self) -> None:
         """To the end."""
         for process in self.start():
-            assert process.wait(timeout=DEADLINE_S) == 0, (self.outputs / "output.txt").read_text()
+            process.join(DEADLINE_S)
+            assert process.exitcode == 0, self.said.read_text()
 
     @property
     def folder(self) -> RunFolder:
@@ -75,38 +78,37 @@ class Killer:
         self.dice = dice
         self.story: list[str] = []
 
-    def strike(self, run: Run, processes: list[subprocess.Popen[bytes]]) -> bool:
+    def strike(self, run: Run, processes: list[ForkServerProcess]) -> bool:
         """Whether it was killed before it was done."""
         if self.dice.random() < 0.5:
             how = "at a random moment"
-            until = time.monotonic() + self.dice.uniform(0.5, 5.0)
-            while time.monotonic() < until and any(p.poll() is None for p in processes):
+            until = time.monotonic() + self.dice.uniform(0.2, 3.0)
+            while time.monotonic() < until and any(p.is_alive() for p in processes):
                 time.sleep(0.005)
         else:
             how = "in the middle of a save"
             for _ in range(self.dice.randint(1, 3)):
                 self._wait_for_a_save(run, processes)
             time.sleep(self.dice.uniform(0, 0.02))
-        victims = [p for p in processes if p.poll() is None]
+        victims = [p for p in processes if p.is_alive()]
         if not victims:
             return False
         if len(victims) > 1 and self.dice.random() < 0.5:
             victims = [self.dice.choice(victims)]  # the others must find out by themselves
         for victim in victims:
-            victim.send_signal(signal.SIGKILL)
+            victim.kill()
         self.story.append(f"killed {len(victims)} of {len(processes)} {how}")
         for process in processes:
-            try:
-                process.wait(timeout=PEER_S)
-            except subprocess.TimeoutExpired:  # it waits for one that died before they had met
+            process.join(PEER_S)
+            if process.is_alive():  # it waits for one that died before they had met
                 process.kill()
-                process.wait()
+                process.join()
         return True
 
-    def _wait_for_a_save(self, run: Run, processes: list[subprocess.Popen[bytes]]) -> None:
+    def _wait_for_a_save(self, run: Run, processes: list[ForkServerProcess]) -> None:
         """A new one begins, or the training ends."""
         saving = set(run.outputs.glob("runs/*/checkpoints/.saving_*"))
-        while any(p.poll() is None for p in processes):
+        while any(p.is_alive() for p in processes):
             if set(run.outputs.glob("runs/*/checkpoints/.saving_*")) - saving:
                 return
             time.sleep(0.0005)

@@ -22,6 +22,7 @@ from hrm_lab.manifest import load_manifest
 from hrm_lab.run_folder import RunFolder
 from hrm_lab.sweep.status import Row, status
 from hrm_lab.tracking.store import RunRecord, Store
+from tests import preloaded
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "launch/slurm/cluster.sh"
@@ -116,15 +117,13 @@ class Lab:
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A verb, to its end."""
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        if self.environment.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
+            done = preloaded.run(self.folder, *arguments, environment=self.environment)
+        else:  # code of its own
+            command, folder = self.command(*arguments), self.folder
+            done = subprocess.run(
+                command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+            )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

@@ -9,7 +9,7 @@ from hrm_lab.tracking.store import DATA_FINGERPRINT
 from tests.slurm.conftest import SMALL, Lab, wait_for
 from tests.test_reproduce import copy_of_the_working_tree
 
-RUN = [*(word for word in SMALL if not word.startswith("hydra.")), "training.epochs=400", "name=first"]
+RUN = [*(word for word in SMALL if not word.startswith("hydra.")), "training.epochs=200", "name=first"]
 
 
 def in_clone(lab: Lab) -> None:

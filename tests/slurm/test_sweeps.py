@@ -20,7 +20,7 @@ from hrm_lab.sweep.submission import Submission
 from tests.slurm.conftest import ROOT, Lab, attempts, journal_steps, wait_for
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "1"))
-SHORT = ["training.epochs=50", "hydra.launcher.canary=false"]  # 200 steps, a few seconds
+SHORT = ["training.epochs=10", "training.eval_interval=10", "hydra.launcher.canary=false"]  # 40 steps
 LONG = ["training.epochs=20000", "hydra.launcher.canary=false"]  # longer than any test waits
 
 
@@ -105,7 +105,7 @@ def test_killed_between_sbatch_and_writing_it_down(lab: Lab) -> None:
         assert len(attempts(row.folder)) == 1
 
 
-@pytest.mark.parametrize("trial", range(max(2, TRIALS)))
+@pytest.mark.parametrize("trial", range(TRIALS))
 def test_killed_at_any_moment_of_submitting(lab: Lab, trial: int) -> None:
     delay = random.Random(f"{os.environ.get('HRM_FAULT_SEED', '0')} {trial}").uniform(0.3, 3.0)
     command = lab.command(*lab.sweep_words("any", *SHORT, "seed=0,1,2"))
@@ -123,7 +123,8 @@ def test_killed_at_any_moment_of_submitting(lab: Lab, trial: int) -> None:
 
 
 def test_waiting_and_leaving_again(lab: Lab) -> None:
-    command = lab.command(*lab.sweep_words("stay", *LONG, "seed=0,1"), "--wait")
+    # Whoever starts the tests in the background has SIGINT ignored by all that they start.
+    command = ["env", "--default-signal=INT", *lab.command(*lab.sweep_words("stay", *LONG, "seed=0,1"), "--wait")]
     process = subprocess.Popen(
         command, cwd=lab.folder, env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -165,7 +166,7 @@ def test_queued_jobs_run_the_code_that_was_submitted(lab: Lab) -> None:
     text = losses.read_text().replace("from hrm_lab.new_file import ANSWER  # noqa\n", "", 1)
     losses.write_text(text.replace("import torch\n", "import torch\nfrom hrm_lab.new_file import ANSWER\n", 1))
     lab.environment |= {"PYTHONPATH": f"{clone}:{clone}/launch"}
-    lab.sweep("code", *SHORT, "+hydra.launcher.sbatch.hold=true")
+    lab.sweep("code", "training.epochs=50", "hydra.launcher.canary=false", "+hydra.launcher.sbatch.hold=true")
     broken = "raise SystemExit('this is not the code that was submitted')\n"
     for file in ("__init__.py", "run.py", "mirror/__init__.py", "sweep/array_task.py"):
         (clone / "hrm_lab" / file).write_text(broken)
@@ -248,7 +249,7 @@ def test_processes_train_one_model_together(lab: Lab, nodes: int, tasks: int) ->
 
 def test_ranks_leave_together_and_a_dead_one_ends_the_job(lab: Lab) -> None:
     shape = ["hydra.launcher.nodes=2", "hydra.launcher.cpus_per_task=4"]
-    lab.sweep("ranks", "training.epochs=150", "hydra.launcher.canary=false", *shape)
+    lab.sweep("ranks", "training.epochs=100", "hydra.launcher.canary=false", *shape)
     wait_for(lambda: lab.rows("ranks")[0].folder.newest_step >= 50, 90, "the training")
     (row,) = lab.rows("ranks")
     subprocess.run(["scancel", "--signal=USR2", str(row.standing.job)], check=True)
@@ -264,7 +265,7 @@ def test_ranks_leave_together_and_a_dead_one_ends_the_job(lab: Lab) -> None:
     wait_for(lambda: not Path(f"/proc/{second.pid}").exists(), 60, "the main process to end", pause=0.1)
     (row,) = lab.wait("ranks", {COMPLETED})
     assert len(attempts(row.folder)) == 3
-    assert journal_steps(row.folder, "train/lm_loss") == list(range(20, 601, 20))
+    assert journal_steps(row.folder, "train/lm_loss") == list(range(20, 401, 20))
 
 
 def test_hydras_stock_launcher_keeps_working(lab: Lab) -> None:

@@ -275,6 +275,9 @@ def test_after_any_faults_the_store_holds_every_value_once(tmp_path: Path, serve
         sweep = swept(outputs, [writer.folder for writer in writers])
         # A machine with more to do than it can may refuse the first, as one whose server is slow.
         wait_for(lambda: synced(outputs, sweep).returncode == 0, "hrm-lab sync")
+        # A mirror that was held up by the server looks at the machine until it has found its training gone.
+        wait_for(lambda: not any(writer.mirrors() for writer in writers), "the mirrors' end")
+        assert synced(outputs, sweep).returncode == 0
         for writer in writers:
             assert_mirrored(writer.folder, SHOWN[writer.end])
         again = synced(outputs, sweep)
