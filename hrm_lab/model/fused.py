@@ -1,12 +1,13 @@
 """A stack of blocks where no gradient is wanted: the same function as `ReasoningModule`, in fewer passes over memory.
 
-A stack is four parts a block. Each is computed by a kernel of `kernels.py` or, where that is no faster, by what the
-compiler makes of the functions here, which take and give the same.
+A stack is four parts a block. They are computed by the kernels of `hopper.py`, or of `kernels.py` where those do not
+run; the functions here take and give the same, and say what is computed.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrm_lab.errors import one_line
 from hrm_lab.model.layers import RotaryEmbedding, rms_norm
 
 if TYPE_CHECKING:
     from hrm_lab.model.hrm import HRM, ReasoningModule
+
+log = logging.getLogger(__name__)
 
 LONGEST = 128  # positions that the kernel of attention holds at once
 
@@ -29,10 +33,12 @@ class Rows(NamedTuple):
     squares: Tensor | None = None
 
 
-def attention(qkv: Tensor, like: Rows, length: int, heads: int, rotary: RotaryEmbedding | None, eps: float) -> Tensor:
-    """Rotary encoding and attention (M, D) from qkv (M, 3 D), the product of the rows `like` (M = B length)."""
-    count, width = like.values.shape
-    parts = _scaled(qkv, like, eps).view(-1, length, 3 * heads, width // heads)
+def attention(
+    rows: Rows, weight: Tensor, length: int, heads: int, rotary: RotaryEmbedding | None, eps: float
+) -> Tensor:
+    """Attention (M, D), with rotary encoding, of normalised rows (M = B length) and a weight (3 D, D)."""
+    count, width = rows.values.shape
+    parts = _scaled(F.linear(rows.values, weight), rows, eps).view(-1, length, 3 * heads, width // heads)
     queries_keys, v = parts.tensor_split((2 * heads,), dim=2)
     q, k = (queries_keys if rotary is None else rotary(queries_keys)).chunk(2, dim=2)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -90,8 +96,7 @@ class FusedStack:
             linear.weight_in(rows.values.dtype)
             for linear in (attend.qkv_proj, attend.o_proj, mlp.gate_up_proj, mlp.down_proj)
         )
-        qkv = F.linear(rows.values, qkv_proj)
-        mixed = parts["attention"](qkv, rows, length, attend.num_heads, self.rotary, eps)
+        mixed = parts["attention"](rows, qkv_proj, length, attend.num_heads, self.rotary, eps)
         rows = parts["attention_out"](mixed, o_proj, rows, eps)
         inner = parts["swiglu"](rows, gate_up_proj, eps)
         out: Rows = parts["mlp_out"](inner, down_proj, rows, eps)
@@ -108,7 +113,26 @@ def fuse(model: HRM, positions: int) -> bool:
         return False
     if torch.cuda.get_device_capability(weight.device)[0] != 9:  # the kernels are cut for Hopper
         return False
-    parts = importlib.import_module("hrm_lab.model.kernels").PARTS
+    parts = parts_for(model, positions)
     for module in (model.L_level, model.H_level):
         module.fused = FusedStack(module, model.rotary_emb, parts)
     return True
+
+
+def parts_for(model: HRM, positions: int) -> dict[str, Callable[..., Any]]:
+    """The parts of `hopper.py` where it fits the model and runs, those of `kernels.py` elsewhere."""
+    plain: dict[str, Callable[..., Any]] = importlib.import_module("hrm_lab.model.kernels").PARTS
+    layer: Any = model.L_level.layers[0]
+    try:  # one sequence, since the language they are written in is experimental
+        hopper = importlib.import_module("hrm_lab.model.hopper")
+        width, inner = layer.mlp.down_proj.weight.shape
+        if not hopper.fits(width, inner, layer.self_attn.num_heads):
+            return plain
+        state = torch.zeros(1, positions, width, device=layer.mlp.down_proj.weight.device, dtype=model.dtype)
+        with torch.no_grad():
+            FusedStack(model.L_level, model.rotary_emb, hopper.PARTS)(state, state)
+        torch.cuda.synchronize()
+        return dict(hopper.PARTS)
+    except Exception as error:
+        log.warning("this Triton does not make the fastest kernels, slower ones are used (%s)", one_line(error))
+        return plain
