@@ -300,7 +300,7 @@ class Stack:
         qkv, out, gate_up, down = (draw(n, k) / k**0.5 for n, k in ((3 * D, D), (D, D), (2 * inner, D), (D, inner)))
         shape = (82, FULL.num_heads, rotary, eps)
         self.given: dict[str, Callable[[Rows], tuple[Any, ...]]] = {
-            "attention": lambda rows: (F.linear(rows.values, qkv), rows, *shape),
+            "attention": lambda rows: (rows, qkv, *shape),
             "attention_out": lambda rows: (mixed, out, rows, eps),
             "swiglu": lambda rows: (rows, gate_up, eps),
             "mlp_out": lambda rows: (opened, down, rows, eps),
@@ -308,22 +308,19 @@ class Stack:
         self.waiting, self.ready, self.eps = waiting, ready, eps
 
 
-def _cuts(kernels: Any) -> dict[str, tuple[Any, ...]]:
-    """What to try, the likeliest first."""
-    T, H = kernels.Tiles, kernels.Heads
-    out = (
-        T(128, 256, 64, 3, 8), T(128, 128, 64, 4, 8), T(128, 128, 64, 2, 4, 2), T(128, 128, 128, 2, 8),
-        T(256, 128, 64, 3, 8), T(64, 256, 64, 2, 4, 2),
-    )  # fmt: skip
-    return {
-        "attention": (H(64, 4), H(128, 8), H(64, 8), H(128, 4)),
-        "attention_out": out,
-        "swiglu": (
-            T(128, 128, 64, 3, 8), T(128, 128, 64, 4, 8), T(128, 64, 64, 3, 4, 2), T(128, 128, 128, 2, 8),
-            T(256, 64, 64, 3, 8), T(256, 64, 64, 4, 8), T(64, 128, 64, 2, 4, 2),
-        ),
-        "mlp_out": out,
-    }  # fmt: skip
+def _candidates() -> dict[str, dict[str, Callable[..., Any]]]:
+    """What may compute each part."""
+    kernels = importlib.import_module("hrm_lab.model.kernels")
+    found = {part: {"kernels": own} for part, own in kernels.PARTS.items()}
+    try:
+        hopper = importlib.import_module("hrm_lab.model.hopper")
+    except ImportError as error:
+        say(f"hopper.py cannot be imported: {error}")
+        return found
+    for part, own in hopper.PARTS.items():
+        for slots in (4, 3) if part in ("attention", "swiglu") else (3, 2):
+            found[part][f"hopper, {slots} slots"] = partial(own, slots=slots)
+    return found
 
 
 PLAIN = {"attention": "attention", "attention_out": "residual", "swiglu": "swiglu", "mlp_out": "residual"}
@@ -331,41 +328,36 @@ PLAIN = {"attention": "attention", "attention_out": "residual", "swiglu": "swigl
 
 def fused() -> None:
     """Each kernel against what the compiler makes: right, and how fast; what is faster is used from here on."""
-    try:
-        kernels = importlib.import_module("hrm_lab.model.kernels")
-    except Exception:
-        step_module.fuse = lambda model, positions: False
-        raise
     found = results["fused"] = {}
     torch._dynamo.config.recompile_limit = 64
-    own = dict(kernels.PARTS)
     stacks = {batch: Stack(batch) for batch in BATCHES}
-    for part, cuts in _cuts(kernels).items():
+    parts = {}
+    for part, candidates in _candidates().items():
         plain = torch.compile(getattr(fused_module, PLAIN[part]), fullgraph=True, dynamic=False)
         try:
-            kernels.PARTS[part] = _fastest(part, own[part], cuts, plain, stacks, found, kernels)
+            parts[part] = _fastest(part, candidates, plain, stacks, found)
         except Exception:
-            kernels.PARTS[part] = plain
+            parts[part] = plain
             say(f"{part} FAILED, the compiled one is used: {traceback.format_exc(limit=-4)}")
         keep()
+    fused_module.parts_for = lambda model, positions: parts
     for batch in BATCHES:
-        _stack(batch, kernels.PARTS, found)
+        _stack(batch, parts, found)
 
 
 def _fastest(
     part: str,
-    kernel: Callable[..., Any],
-    cuts: tuple[Any, ...],
+    candidates: dict[str, Callable[..., Any]],
     plain: Callable[..., Any],
     stacks: dict[int, Stack],
     found: dict[str, Any],
-    kernels: Any,
 ) -> Callable[..., Any]:
-    """The kernel as it is fastest at the smaller batch, or the compiled one."""
+    """The kernel that is fastest at the smaller batch, or the compiled one."""
+    normalised = importlib.import_module("hrm_lab.model.kernels").normalised
 
     def result(work: Callable[..., Any], given: tuple[Any, ...]) -> torch.Tensor:
         out = work(*given)
-        return kernels.normalised(out, FULL.rms_norm_eps) if isinstance(out, Rows) else out
+        return normalised(out, FULL.rms_norm_eps) if isinstance(out, Rows) else out
 
     def us(work: Callable[..., Any], batch: int, rows: Rows) -> float:
         given = stacks[batch].given[part](rows)
@@ -373,23 +365,22 @@ def _fastest(
 
     small, large = BATCHES
     expected = result(plain, stacks[small].given[part](stacks[small].ready)).float()
-    times, name = {}, "cut" if part == "attention" else "tiles"
-    for cut in cuts:
-        work = partial(kernel, **{name: cut})
+    times = {}
+    for name, work in candidates.items():
         try:
             off = result(work, stacks[small].given[part](stacks[small].waiting)).float() - expected
             off = float(off.norm() / expected.norm())
-            times[cut] = us(work, small, stacks[small].waiting) if off < 0.01 else float("inf")
-            say(f"{part} {tuple(cut)}: {times[cut]:.1f} us, off by {off:.1e}{'' if off < 0.01 else ' WRONG'}")
+            times[name] = us(work, small, stacks[small].waiting) if off < 0.01 else float("inf")
+            say(f"{part}, {name}: {times[name]:.1f} us, off by {off:.1e}{'' if off < 0.01 else ' WRONG'}")
         except Exception as error:
-            say(f"{part} {tuple(cut)} FAILED: {type(error).__name__}: {str(error)[:300]}")
-    best = min(times, key=lambda cut: times[cut])
+            say(f"{part}, {name} FAILED: {type(error).__name__}: {str(error)[:300]}")
+    best = min(times, key=lambda name: times[name])
     unfused = {batch: us(plain, batch, stacks[batch].ready) for batch in BATCHES}
-    work = partial(kernel, **{name: best})
+    work = candidates[best]
     fast = {small: times[best], large: us(work, large, stacks[large].waiting)}
-    found[part] = {"us": {str(tuple(cut)): t for cut, t in times.items()}, "best": fast, "unfused": unfused}
+    found[part] = {"us": times, "best": fast, "unfused": unfused}
     say(
-        f"-> {part}: {tuple(best)}, "
+        f"-> {part}: {best}, "
         + ", ".join(f"at {batch}: {fast[batch]:.1f} us against {unfused[batch]:.1f} us unfused" for batch in BATCHES)
         + ("" if fast[small] < unfused[small] else "; SLOWER, the compiled one is used")
     )
