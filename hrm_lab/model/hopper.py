@@ -54,8 +54,12 @@ def attention(
     return mixed(qkv, length, heads)
 
 
-def mixed(qkv: Tensor, length: int, heads: int) -> Tensor:
-    """Attention (M, D) of queries, keys and values (M, 3 D)."""
+def mixed(qkv: Tensor, length: int, heads: int, log_sums: Tensor | None = None) -> Tensor:
+    """Attention (M, D) of queries, keys and values (M, 3 D).
+
+    Args:
+        log_sums: (B h, L), filled with log2 of what the weights of each query are divided by.
+    """
     count, width = qkv.shape[0], qkv.shape[1] // 3
     out = torch.empty(count, width, device=qkv.device, dtype=qkv.dtype)
     block, items = max(64, triton.next_power_of_2(length)), count // length * heads
@@ -64,7 +68,8 @@ def mixed(qkv: Tensor, length: int, heads: int) -> Tensor:
         for tensor in (qkv, out)
     )
     _attention[(min(2 * _processors(), items),)](
-        *by_sequence, items, LENGTH=length, HEADS=heads, SIZE=width // heads, BLOCK=block, num_warps=8,
+        *by_sequence, out if log_sums is None else log_sums, items, KEEP=log_sums is not None, LENGTH=length,
+        HEADS=heads, SIZE=width // heads, BLOCK=block, num_warps=8,
     )  # fmt: skip
     return out
 
@@ -106,16 +111,19 @@ def _multiply_rows(
     eps: float,
     slots: int,
     opened: bool = False,
+    gate_up: Tensor | None = None,
     rotary: RotaryEmbedding | None = None,
     length: int = 1,
 ) -> None:
-    """Normalised rows by a weight: SwiGLU of it, or heads, of which queries and keys are turned."""
+    """Normalised rows by a weight: SwiGLU of it, with what it is made of in `gate_up` (M, 2 W) where that is there; or
+    heads, of which queries and keys are turned."""
     (count, depth), squares = rows.values.shape, rows.values if rows.squares is None else rows.squares
     tiles = -(-count // ROWS) * (weight.shape[0] // 128)
     _product[(min(_processors(), tiles),)](
-        _blocks(rows.values, ROWS, DEEP), _blocks(weight, 64, DEEP), _blocks(out, ROWS, 64), squares,
-        squares if rotary is None else rotary.frequency, count, tiles, eps, OPEN=opened, TURN=rotary is not None,
-        LENGTH=length, DEPTH=depth, WIDTH=weight.shape[0], PARTS=_parts(rows),
+        _blocks(rows.values, ROWS, DEEP), _blocks(weight, 64, DEEP), _blocks(out, ROWS, 64),
+        _blocks(out if gate_up is None else gate_up, ROWS, 64), squares,
+        squares if rotary is None else rotary.frequency, count, tiles, eps, OPEN=opened, KEEP=gate_up is not None,
+        TURN=rotary is not None, LENGTH=length, DEPTH=depth, WIDTH=weight.shape[0], PARTS=_parts(rows),
         ROWS=ROWS, COLUMNS=128, DEEP=DEEP, SLOTS=slots, **LAUNCH,
     )  # fmt: skip
 
@@ -136,9 +144,9 @@ def _parts(rows: Rows) -> int:
 
 @gluon.jit(do_not_specialize=["count", "tiles"])  # type: ignore[untyped-decorator]
 def _product(  # type: ignore[no-untyped-def]
-    x, weight, out, squares, frequency, count, tiles, eps, OPEN: gl.constexpr, TURN: gl.constexpr,
-    LENGTH: gl.constexpr, DEPTH: gl.constexpr, WIDTH: gl.constexpr, PARTS: gl.constexpr, ROWS: gl.constexpr,
-    COLUMNS: gl.constexpr, DEEP: gl.constexpr, SLOTS: gl.constexpr,
+    x, weight, out, gate_up, squares, frequency, count, tiles, eps, OPEN: gl.constexpr, KEEP: gl.constexpr,
+    TURN: gl.constexpr, LENGTH: gl.constexpr, DEPTH: gl.constexpr, WIDTH: gl.constexpr, PARTS: gl.constexpr,
+    ROWS: gl.constexpr, COLUMNS: gl.constexpr, DEEP: gl.constexpr, SLOTS: gl.constexpr,
 ):  # fmt: skip
     steps: gl.constexpr = DEPTH // DEEP
     a = gl.allocate_shared_memory(gl.bfloat16, [steps, ROWS, DEEP], x.layout)
@@ -152,10 +160,10 @@ def _product(  # type: ignore[no-untyped-def]
     own = tiles * (gl.program_id(0) + 1) // gl.num_programs(0) - first
     gl.warp_specialize(
         [
-            (_multiply, (out, a, b, staging.index(0), a_full, a_empty, b_full, b_empty, turns, squares, frequency,
-                         first, own, count, eps, 0, OPEN, WIDTH, PARTS, TURN, LENGTH)),
-            (_multiply, (out, a, b, staging.index(1), a_full, a_empty, b_full, b_empty, turns, squares, frequency,
-                         first, own, count, eps, 1, OPEN, WIDTH, PARTS, TURN, LENGTH)),
+            (_multiply, (out, gate_up, a, b, staging.index(0), a_full, a_empty, b_full, b_empty, turns, squares,
+                         frequency, first, own, count, eps, 0, OPEN, KEEP, WIDTH, PARTS, TURN, LENGTH)),
+            (_multiply, (out, gate_up, a, b, staging.index(1), a_full, a_empty, b_full, b_empty, turns, squares,
+                         frequency, first, own, count, eps, 1, OPEN, KEEP, WIDTH, PARTS, TURN, LENGTH)),
             (_bring, (x, weight, a, b, a_full, a_empty, b_full, b_empty, first, own, OPEN, WIDTH)),
         ],
         [4, 1],
@@ -205,9 +213,9 @@ def _bring(  # type: ignore[no-untyped-def]
 
 @gluon.jit  # type: ignore[untyped-decorator]
 def _multiply(  # type: ignore[no-untyped-def]
-    out, a, b, staging, a_full, a_empty, b_full, b_empty, turns, squares, frequency, first, tiles,
-    count, eps, WHICH: gl.constexpr, OPEN: gl.constexpr, WIDTH: gl.constexpr, PARTS: gl.constexpr,
-    TURN: gl.constexpr, LENGTH: gl.constexpr,
+    out, gate_up, a, b, staging, a_full, a_empty, b_full, b_empty, turns, squares, frequency, first, tiles,
+    count, eps, WHICH: gl.constexpr, OPEN: gl.constexpr, KEEP: gl.constexpr, WIDTH: gl.constexpr,
+    PARTS: gl.constexpr, TURN: gl.constexpr, LENGTH: gl.constexpr,
 ):  # fmt: skip
     steps: gl.constexpr = a.shape[0]
     rows: gl.constexpr = a.shape[1]
@@ -251,6 +259,9 @@ def _multiply(  # type: ignore[no-untyped-def]
         left = gl.convert_layout(left, narrow) * scale[:, None]
         right = gl.convert_layout(right, narrow) * scale[:, None]
         if OPEN:
+            if KEEP:
+                _send(gate_up, [row, column * half], staging, left)
+                _send(gate_up, [row, WIDTH // 2 + column * half], staging, right)
             _send(out, [row, column * half], staging, left * _sigmoid(left) * right)
         else:
             if TURN:
@@ -424,7 +435,8 @@ def _added(product, out, place, staging, scale):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["items"])  # type: ignore[untyped-decorator]
 def _attention(  # type: ignore[no-untyped-def]
-    qkv, out, items, LENGTH: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
+    qkv, out, log_sums, items, KEEP: tl.constexpr, LENGTH: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     factor: tl.constexpr = 1.4426950408889634 / SIZE**0.5
     for item in tl.range(tl.program_id(0), items, tl.num_programs(0), num_stages=2):
@@ -435,8 +447,13 @@ def _attention(  # type: ignore[no-untyped-def]
         value = qkv.load([place, 0, column + 2 * HEADS * SIZE]).reshape(BLOCK, SIZE)
         scores = tl.dot(query, key.T)
         scores = tl.where((tl.arange(0, BLOCK) < LENGTH)[None, :], scores, float("-inf"))
-        weights = scores * factor - (tl.max(scores, axis=1) * factor)[:, None]
+        most = tl.max(scores, axis=1) * factor
+        weights = scores * factor - most[:, None]
         weights = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [weights], tl.float32, True, 1)
-        share = 1 / tl.sum(weights, axis=1)
+        total = tl.sum(weights, axis=1)
+        if KEEP:
+            at = tl.arange(0, BLOCK)
+            tl.store(log_sums + item * LENGTH + at, most + tl.log2(total), mask=at < LENGTH)
+        share = 1 / total
         mixed = tl.dot(weights.to(value.dtype), value) * share[:, None]
         out.store([place, 0, column], mixed.to(value.dtype).reshape(1, BLOCK, SIZE))
