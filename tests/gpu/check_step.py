@@ -30,8 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hrm_lab.config import ModelConfig
 from hrm_lab.model import fused as fused_module
-from hrm_lab.model.fused import FusedStack, Rows
-from hrm_lab.model.layers import rms_norm
+from hrm_lab.model.fused import DifferentiableStack, FusedStack, Rows
+from hrm_lab.model.layers import CastedLinear, rms_norm
 from hrm_lab.optim.adam_atan2 import AdamATan2, atan2_rule
 from hrm_lab.training import step as step_module
 from hrm_lab.training.throughput import device_peak, step_flops
@@ -42,7 +42,7 @@ from tests.model.golden import CASES, replay, replay_bfloat16
 CUDA = torch.device("cuda")
 OUT = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
 FULL = ModelConfig()
-SMALL = ModelConfig(H_layers=1, L_layers=1, hidden_size=128, num_heads=2, puzzle_emb_ndim=128, halt_max_steps=3)
+SMALL = ModelConfig(H_layers=1, L_layers=1, hidden_size=256, num_heads=4, puzzle_emb_ndim=256, halt_max_steps=3)
 BATCHES = (384, 768)
 BACKENDS = (
     SDPBackend.FLASH_ATTENTION,
@@ -79,9 +79,13 @@ def device_ms(work: Callable[[], object], repeats: int = 30, warm_up: int = 5) -
     return statistics.median(before.elapsed_time(after) for before, after in marks)
 
 
-def graphed_ms(work: Callable[[], object], times: int = 10) -> float:
-    """The same of what is taken in a CUDA graph, so that launches cost nothing."""
-    stream = torch.cuda.Stream()
+def graphed_ms(work: Callable[[], object], times: int = 10, stream: torch.cuda.Stream | None = None) -> float:
+    """The same of what is taken in a CUDA graph, so that launches cost nothing.
+
+    Args:
+        stream: to take it on; for a gradient that on which its leaves were made.
+    """
+    stream = stream or torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
@@ -406,6 +410,93 @@ def _stack(batch: int, parts: dict[str, Callable[..., Any]], found: dict[str, An
     say(f"a layer pass at {batch}: fused {us['fused']:.0f} us, compiled {us['compiled']:.0f} us, apart by {off:.1e}")
 
 
+def gradient() -> None:
+    """The gradients of a module, written out and compiled, beside those in float32; how fast, and each kernel."""
+    found = results["gradient"] = {}
+    torch._dynamo.config.recompile_limit = 64
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        model = OurLoop(FULL, 2, CUDA, "eager").model
+        module = model.L_level
+        with torch.no_grad():
+            for p in module.parameters():
+                p.copy_(p.bfloat16())
+        written_out = DifferentiableStack(module, model.rotary_emb)
+        torch.manual_seed(0)
+        exact = _gradients(model, lambda *given: module(*given, model.rotary_emb), 16, torch.float32)
+        for block in module.layers:
+            block.compile(fullgraph=True, dynamic=False)
+        ways = {"written out": written_out, "compiled": lambda *given: module(*given, model.rotary_emb)}
+        for name, way in ways.items():
+            offs = {}
+            for key, own in _gradients(model, way, 16, torch.bfloat16).items():
+                offs[key] = float((own.double() - exact[key].double()).norm() / exact[key].double().norm())
+            found[f"{name}, off"] = offs
+            worst = max(offs, key=lambda key: offs[key])
+            say(f"{name}: off by {sum(offs.values()) / len(offs):.2e} on average, by {offs[worst]:.2e} in {worst}")
+        for batch in BATCHES:
+            for name, way in ways.items():
+                found[f"{name}, us a layer at {batch}"] = us = _layer_us(model, way, batch, stream)
+                say(f"{name} at {batch}: a layer's forward {us[0]:.0f} us, its backward {us[1]:.0f} us")
+    for batch in BATCHES:
+        for name, us in _gradient_kernels(Stack(batch), batch).items():
+            found[f"{name} {batch}"] = us
+            say(f"{name} at {batch}: {us:.1f} us")
+
+
+def _gradients(model: Any, way: Callable[..., torch.Tensor], batch: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """By the injection and the weights of the low-level module, of the same numbers each time."""
+    torch.manual_seed(1)
+    shape = (batch, 82, FULL.hidden_size)
+    state, injection, d_out = (torch.randn(shape, device=CUDA).bfloat16().to(dtype) for _ in range(3))
+    leaves = {"x": injection.requires_grad_(), **dict(model.L_level.named_parameters())}
+    found = torch.autograd.grad(way(state, injection), list(leaves.values()), d_out)
+    return dict(zip(leaves, found, strict=True))
+
+
+def _layer_us(
+    model: Any, way: Callable[..., torch.Tensor], batch: int, stream: torch.cuda.Stream
+) -> tuple[float, float]:
+    shape = (batch, 82, FULL.hidden_size)
+    state, injection, d_out = (torch.randn(shape, device=CUDA, dtype=torch.bfloat16) for _ in range(3))
+    injection.requires_grad_()
+    with model.weights_cast_once():
+        weights = [
+            weight
+            for layer in model.L_level.modules()
+            if isinstance(layer, CastedLinear) and layer.in_use is not None
+            for weight in layer.in_use.values()
+        ]
+        forward = graphed_ms(lambda: way(state, injection), 2, stream)
+        both = graphed_ms(lambda: torch.autograd.grad(way(state, injection), [injection, *weights], d_out), 2, stream)
+    return forward * 250, (both - forward) * 250
+
+
+def _gradient_kernels(stack: Stack, batch: int) -> dict[str, float]:
+    """Microseconds of each kernel of a backward, and of the forward's that keep what it needs."""
+    kernels = importlib.import_module("hrm_lab.model.gradient_kernels")
+    rows, eps, shape = stack.waiting, stack.eps, (82, FULL.num_heads, stack.model.rotary_emb, stack.eps)
+    d_rows = torch.randn_like(rows.values)
+    qkv_proj, gate_up_proj = stack.given["attention"](rows)[1], stack.given["swiglu"](rows)[1]
+    down_proj = stack.given["mlp_out"](rows)[1]
+    mixed, qkv, log_sums = kernels.attention(rows, qkv_proj, *shape)
+    _, gate_up = kernels.swiglu(rows, gate_up_proj, eps)
+    works = {
+        "attention that keeps": lambda: kernels.attention(rows, qkv_proj, *shape),
+        "swiglu that keeps": lambda: kernels.swiglu(rows, gate_up_proj, eps),
+        "attention_backward": lambda: kernels.attention_backward(d_rows, mixed, qkv, log_sums, rows, *shape),
+        "swiglu_backward": lambda: kernels.swiglu_backward(d_rows, down_proj, gate_up, rows, eps),
+        "norm_backward": lambda: kernels.norm_backward(d_rows, mixed, rows, eps),
+    }
+    found = {}
+    for name, work in works.items():
+        try:
+            found[name] = graphed_ms(work) * 1e3
+        except Exception as error:
+            say(f"{name} FAILED: {type(error).__name__}: {str(error)[:300]}")
+    return found
+
+
 def optimizer() -> None:
     """The update of all parameters on its own: compiled, and by the package's kernels where they are installed."""
     model = OurLoop(FULL, 2, CUDA, "eager").model
@@ -642,7 +733,20 @@ def slow() -> None:
         _try(f"plain loop compiled {batch}", "plain loop compiled", batch)
 
 
-SECTIONS = [versions, fused, optimizer, golden, capture, syncs, attention, layer, steps, deterministic, profile]
+SECTIONS = [
+    versions,
+    fused,
+    gradient,
+    optimizer,
+    golden,
+    capture,
+    syncs,
+    attention,
+    layer,
+    steps,
+    deterministic,
+    profile,
+]
 MORE = [golden16, speed, segment, autotune, slow]
 
 
