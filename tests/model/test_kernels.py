@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton come
 CHECK = """
 import torch
 from triton.runtime import interpreter
-from hrm_lab.model import fused, kernels
+from hrm_lab.model import fused, gradient_kernels, kernels
 from hrm_lab.model.fused import Rows
 from hrm_lab.model.layers import RotaryEmbedding, rms_norm
 
@@ -48,6 +48,11 @@ for rows in (waiting, Rows(rms_norm(sums, eps))):
         one = kernels.normalised(kernels.residual(x, weight, rows, eps), eps)
         other = fused.residual(x, weight, rows, eps).values
         torch.testing.assert_close(one, other, rtol=2e-2, atol=5e-3)
+product, kept, leaf = draw(count, width), draw(count, width), sums.float().requires_grad_()
+scale = torch.rsqrt(leaf.detach().square().mean(1, keepdim=True) + eps)
+other, = torch.autograd.grad(rms_norm(leaf, eps), leaf, kept.float() + product.float() / scale)
+one = gradient_kernels.norm_backward(product, kept, waiting, eps)
+torch.testing.assert_close(one.float(), other, rtol=2e-2, atol=5e-3)
 """
 
 
