@@ -1,12 +1,16 @@
-"""A stack of blocks where no gradient is wanted: the same function as `ReasoningModule`, in fewer passes over memory.
+"""A stack of blocks: the same function as `ReasoningModule`, in fewer passes over memory.
 
-A stack is four parts a block. Each is computed by a kernel of `kernels.py` or, where that is no faster, by what the
-compiler makes of the functions here, which take and give the same.
+Where no gradient is wanted, a stack is four parts a block. They are computed by the kernels of `hopper.py`, or of
+`kernels.py` where those do not run; the functions here take and give the same, and say what is computed.
+
+Where one is wanted, forward and backward are written out, for what `hopper.py` fits: `gradient_kernels.py` computes
+what is between the matrix products of the backward, and the products are torch's.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrm_lab.errors import one_line
 from hrm_lab.model.layers import RotaryEmbedding, rms_norm
 
 if TYPE_CHECKING:
     from hrm_lab.model.hrm import HRM, ReasoningModule
+
+log = logging.getLogger(__name__)
 
 LONGEST = 128  # positions that the kernel of attention holds at once
 
@@ -29,10 +36,12 @@ class Rows(NamedTuple):
     squares: Tensor | None = None
 
 
-def attention(qkv: Tensor, like: Rows, length: int, heads: int, rotary: RotaryEmbedding | None, eps: float) -> Tensor:
-    """Rotary encoding and attention (M, D) from qkv (M, 3 D), the product of the rows `like` (M = B length)."""
-    count, width = like.values.shape
-    parts = _scaled(qkv, like, eps).view(-1, length, 3 * heads, width // heads)
+def attention(
+    rows: Rows, weight: Tensor, length: int, heads: int, rotary: RotaryEmbedding | None, eps: float
+) -> Tensor:
+    """Attention (M, D), with rotary encoding, of normalised rows (M = B length) and a weight (3 D, D)."""
+    count, width = rows.values.shape
+    parts = _scaled(F.linear(rows.values, weight), rows, eps).view(-1, length, 3 * heads, width // heads)
     queries_keys, v = parts.tensor_split((2 * heads,), dim=2)
     q, k = (queries_keys if rotary is None else rotary(queries_keys)).chunk(2, dim=2)
     mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -90,16 +99,115 @@ class FusedStack:
             linear.weight_in(rows.values.dtype)
             for linear in (attend.qkv_proj, attend.o_proj, mlp.gate_up_proj, mlp.down_proj)
         )
-        qkv = F.linear(rows.values, qkv_proj)
-        mixed = parts["attention"](qkv, rows, length, attend.num_heads, self.rotary, eps)
+        mixed = parts["attention"](rows, qkv_proj, length, attend.num_heads, self.rotary, eps)
         rows = parts["attention_out"](mixed, o_proj, rows, eps)
         inner = parts["swiglu"](rows, gate_up_proj, eps)
         out: Rows = parts["mlp_out"](inner, down_proj, rows, eps)
         return out
 
 
+class Kept(NamedTuple):
+    """What the backward of a block takes from its forward; `values` and `squares` are `Rows`."""
+
+    values: Tensor
+    squares: Tensor | None
+    qkv: Tensor
+    mixed: Tensor
+    log_sums: Tensor
+    middle_values: Tensor
+    middle_squares: Tensor
+    gate_up: Tensor
+    inner: Tensor
+
+
+class Blocks(torch.autograd.Function):
+    """The normalised rows (M, D) that some blocks make of x (M, D).
+
+    Of a block's rows s, y is what they are normalised: s1 = y0 + attention(y0 qkv_proj) o_proj, and
+    s2 = y1 + swiglu(y1 gate_up_proj) down_proj. d_x is the gradient by x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        length: int,
+        heads: int,
+        rotary: RotaryEmbedding | None,
+        eps: float,
+        parts: Any,
+        *weights: Tensor,
+    ) -> Tensor:
+        """`weights` are of each block qkv_proj, o_proj, gate_up_proj and down_proj."""
+        rows, kept = Rows(x), list[Tensor | None]()
+        for qkv_proj, o_proj, gate_up_proj, down_proj in _parted(weights, 4):
+            mixed, qkv, log_sums = parts.attention(rows, qkv_proj, length, heads, rotary, eps)
+            middle = parts.residual(mixed, o_proj, rows, eps)
+            inner, gate_up = parts.swiglu(middle, gate_up_proj, eps)
+            kept += (*rows, qkv, mixed, log_sums, *middle, gate_up, inner)  # a `Kept`
+            rows = parts.residual(inner, down_proj, middle, eps)
+        ctx.save_for_backward(*rows, *weights, *kept)
+        ctx.given = length, heads, rotary, eps, parts
+        out: Tensor = parts.normalised(rows, eps)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """By x and the weights."""
+        values, squares, *saved = ctx.saved_tensors
+        length, heads, rotary, eps, parts = ctx.given
+        blocks = len(saved) // (4 + len(Kept._fields))
+        weights, kept = _parted(saved[: 4 * blocks], 4), _parted(saved[4 * blocks :], len(Kept._fields))
+        d_weights: list[Tensor] = []
+        d_rows = parts.norm_backward(None, d_out.contiguous(), Rows(values, squares), eps)
+        for (qkv_proj, o_proj, gate_up_proj, down_proj), fields in zip(reversed(weights), reversed(kept), strict=True):
+            own = Kept(*fields)
+            rows, middle = Rows(own.values, own.squares), Rows(own.middle_values, own.middle_squares)
+            d_gate_up = parts.swiglu_backward(d_rows, down_proj, own.gate_up, middle, eps)
+            d_mlp = d_gate_up.t() @ middle.values, d_rows.t() @ own.inner
+            d_rows = parts.norm_backward(d_gate_up @ gate_up_proj, d_rows, middle, eps)
+            d_qkv = parts.attention_backward(
+                d_rows @ o_proj, own.mixed, own.qkv, own.log_sums, rows, length, heads, rotary, eps
+            )
+            d_weights[:0] = d_qkv.t() @ rows.values, d_rows.t() @ own.mixed, *d_mlp
+            d_rows = parts.norm_backward(d_qkv @ qkv_proj, d_rows, rows, eps)
+        return d_rows, None, None, None, None, None, *d_weights
+
+
+class DifferentiableStack:
+    """Computes a module's blocks, with a gradient."""
+
+    def __init__(self, module: ReasoningModule, rotary: RotaryEmbedding | None) -> None:
+        self.module, self.rotary = module, rotary
+        self.parts = importlib.import_module("hrm_lab.model.gradient_kernels")
+
+    def __call__(self, state: Tensor, injection: Tensor) -> Tensor:
+        """All positions (B, L, D)."""
+        layers: Any = self.module.layers
+        weights = [
+            linear.weight_in(state.dtype)
+            for layer in layers
+            for linear in (
+                layer.self_attn.qkv_proj,
+                layer.self_attn.o_proj,
+                layer.mlp.gate_up_proj,
+                layer.mlp.down_proj,
+            )
+        ]
+        x = (state + injection).view(-1, state.shape[2])
+        heads, eps = layers[0].self_attn.num_heads, layers[0].eps
+        given = state.shape[1], heads, self.rotary, eps, self.parts
+        out: Tensor = Blocks.apply(x, *given, *weights)  # type: ignore[no-untyped-call]
+        return out.view(state.shape)
+
+
+def _parted(items: Any, size: int) -> list[Any]:
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
 def fuse(model: HRM, positions: int) -> bool:
-    """Have a model's passes without a gradient computed so, where there are kernels for them; says whether."""
+    """Have a model's passes computed so, where there are kernels for them; says whether."""
     weight = model.lm_head.weight
     head = model.config.hidden_size // model.config.num_heads
     # A head's halves are turned against each other, and its keys and values lie in shared memory.
@@ -108,7 +216,48 @@ def fuse(model: HRM, positions: int) -> bool:
         return False
     if torch.cuda.get_device_capability(weight.device)[0] != 9:  # the kernels are cut for Hopper
         return False
-    parts = importlib.import_module("hrm_lab.model.kernels").PARTS
+    parts, differentiable = parts_for(model, positions), is_differentiable(model, positions)
     for module in (model.L_level, model.H_level):
         module.fused = FusedStack(module, model.rotary_emb, parts)
+        if differentiable:
+            module.differentiable = DifferentiableStack(module, model.rotary_emb)
     return True
+
+
+def parts_for(model: HRM, positions: int) -> dict[str, Callable[..., Any]]:
+    """The parts of `hopper.py` where it fits the model and runs, those of `kernels.py` elsewhere."""
+    plain: dict[str, Callable[..., Any]] = importlib.import_module("hrm_lab.model.kernels").PARTS
+    layer: Any = model.L_level.layers[0]
+    try:  # one sequence, since the language they are written in is experimental
+        hopper = importlib.import_module("hrm_lab.model.hopper")
+        width, inner = layer.mlp.down_proj.weight.shape
+        if not hopper.fits(width, inner, layer.self_attn.num_heads):
+            return plain
+        state = torch.zeros(1, positions, width, device=layer.mlp.down_proj.weight.device, dtype=model.dtype)
+        with torch.no_grad():
+            FusedStack(model.L_level, model.rotary_emb, hopper.PARTS)(state, state)
+        torch.cuda.synchronize()
+        return dict(hopper.PARTS)
+    except Exception as error:
+        log.warning("this Triton does not make the fastest kernels, slower ones are used (%s)", one_line(error))
+        return plain
+
+
+def is_differentiable(model: HRM, positions: int) -> bool:
+    """Whether the kernels of `gradient_kernels.py` fit a model and run; elsewhere blocks are compiled."""
+    layer: Any = model.L_level.layers[0]
+    try:
+        hopper = importlib.import_module("hrm_lab.model.hopper")
+        width, inner = layer.mlp.down_proj.weight.shape
+        if not hopper.fits(width, inner, layer.self_attn.num_heads):
+            return False
+        shape, device = (1, positions, width), layer.mlp.down_proj.weight.device
+        with torch.enable_grad():
+            state = torch.zeros(shape, device=device, dtype=model.dtype, requires_grad=True)
+            out = DifferentiableStack(model.L_level, model.rotary_emb)(state, state)
+            torch.autograd.grad(out, state, out)
+        torch.cuda.synchronize()
+        return True
+    except Exception as error:
+        log.warning("this Triton does not make the kernels of a gradient, blocks are compiled (%s)", one_line(error))
+        return False

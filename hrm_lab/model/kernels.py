@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -56,7 +57,7 @@ def attention(
     eps: float,
     cut: Heads = ATTENTION,
 ) -> Tensor:
-    """As `fused.attention`."""
+    """As `fused.attention`, from qkv (M, 3 D), the product of the rows `like`."""
     count, width = like.values.shape
     out = torch.empty_like(like.values)
     half = width // heads // 2
@@ -111,8 +112,14 @@ def normalised(rows: Rows, eps: float) -> Tensor:
     return out
 
 
+def _attention_of(
+    rows: Rows, weight: Tensor, length: int, heads: int, rotary: RotaryEmbedding | None, eps: float
+) -> Tensor:
+    return attention(F.linear(rows.values, weight), rows, length, heads, rotary, eps)
+
+
 PARTS: dict[str, Callable[..., Any]] = {
-    "attention": attention,
+    "attention": _attention_of,
     "attention_out": residual,
     "swiglu": swiglu,
     "mlp_out": residual,

@@ -98,6 +98,7 @@ class CastedEmbedding(Casted):
 class RotaryEmbedding(nn.Module):
     """Rotary position encoding, half-split layout: channel j turns with channel j + hd / 2."""
 
+    frequency: Tensor  # of each pair of channels, radians a position
     cos_cached: Tensor
     sin_cached: Tensor
     signed_sin: Tensor  # of the first half the negative
@@ -106,6 +107,7 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         inverse_frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angle = torch.outer(torch.arange(positions, dtype=torch.float32), inverse_frequency).repeat(1, 2)
+        self.register_buffer("frequency", inverse_frequency, persistent=False)
         self.register_buffer("cos_cached", angle.cos(), persistent=False)
         self.register_buffer("sin_cached", angle.sin(), persistent=False)
         sign = torch.ones(head_dim)

@@ -30,8 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hrm_lab.config import ModelConfig
 from hrm_lab.model import fused as fused_module
-from hrm_lab.model.fused import FusedStack, Rows
-from hrm_lab.model.layers import rms_norm
+from hrm_lab.model.fused import DifferentiableStack, FusedStack, Rows
+from hrm_lab.model.layers import CastedLinear, rms_norm
 from hrm_lab.optim.adam_atan2 import AdamATan2, atan2_rule
 from hrm_lab.training import step as step_module
 from hrm_lab.training.throughput import device_peak, step_flops
@@ -42,7 +42,7 @@ from tests.model.golden import CASES, replay, replay_bfloat16
 CUDA = torch.device("cuda")
 OUT = Path(os.environ["OUT"]) if os.environ.get("OUT") else None
 FULL = ModelConfig()
-SMALL = ModelConfig(H_layers=1, L_layers=1, hidden_size=128, num_heads=2, puzzle_emb_ndim=128, halt_max_steps=3)
+SMALL = ModelConfig(H_layers=1, L_layers=1, hidden_size=256, num_heads=4, puzzle_emb_ndim=256, halt_max_steps=3)
 BATCHES = (384, 768)
 BACKENDS = (
     SDPBackend.FLASH_ATTENTION,
@@ -79,9 +79,13 @@ def device_ms(work: Callable[[], object], repeats: int = 30, warm_up: int = 5) -
     return statistics.median(before.elapsed_time(after) for before, after in marks)
 
 
-def graphed_ms(work: Callable[[], object], times: int = 10) -> float:
-    """The same of what is taken in a CUDA graph, so that launches cost nothing."""
-    stream = torch.cuda.Stream()
+def graphed_ms(work: Callable[[], object], times: int = 10, stream: torch.cuda.Stream | None = None) -> float:
+    """The same of what is taken in a CUDA graph, so that launches cost nothing.
+
+    Args:
+        stream: to take it on; for a gradient that on which its leaves were made.
+    """
+    stream = stream or torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(2):
@@ -300,7 +304,7 @@ class Stack:
         qkv, out, gate_up, down = (draw(n, k) / k**0.5 for n, k in ((3 * D, D), (D, D), (2 * inner, D), (D, inner)))
         shape = (82, FULL.num_heads, rotary, eps)
         self.given: dict[str, Callable[[Rows], tuple[Any, ...]]] = {
-            "attention": lambda rows: (F.linear(rows.values, qkv), rows, *shape),
+            "attention": lambda rows: (rows, qkv, *shape),
             "attention_out": lambda rows: (mixed, out, rows, eps),
             "swiglu": lambda rows: (rows, gate_up, eps),
             "mlp_out": lambda rows: (opened, down, rows, eps),
@@ -308,22 +312,19 @@ class Stack:
         self.waiting, self.ready, self.eps = waiting, ready, eps
 
 
-def _cuts(kernels: Any) -> dict[str, tuple[Any, ...]]:
-    """What to try, the likeliest first."""
-    T, H = kernels.Tiles, kernels.Heads
-    out = (
-        T(128, 256, 64, 3, 8), T(128, 128, 64, 4, 8), T(128, 128, 64, 2, 4, 2), T(128, 128, 128, 2, 8),
-        T(256, 128, 64, 3, 8), T(64, 256, 64, 2, 4, 2),
-    )  # fmt: skip
-    return {
-        "attention": (H(64, 4), H(128, 8), H(64, 8), H(128, 4)),
-        "attention_out": out,
-        "swiglu": (
-            T(128, 128, 64, 3, 8), T(128, 128, 64, 4, 8), T(128, 64, 64, 3, 4, 2), T(128, 128, 128, 2, 8),
-            T(256, 64, 64, 3, 8), T(256, 64, 64, 4, 8), T(64, 128, 64, 2, 4, 2),
-        ),
-        "mlp_out": out,
-    }  # fmt: skip
+def _candidates() -> dict[str, dict[str, Callable[..., Any]]]:
+    """What may compute each part."""
+    kernels = importlib.import_module("hrm_lab.model.kernels")
+    found = {part: {"kernels": own} for part, own in kernels.PARTS.items()}
+    try:
+        hopper = importlib.import_module("hrm_lab.model.hopper")
+    except ImportError as error:
+        say(f"hopper.py cannot be imported: {error}")
+        return found
+    for part, own in hopper.PARTS.items():
+        for slots in (4, 3) if part in ("attention", "swiglu") else (3, 2):
+            found[part][f"hopper, {slots} slots"] = partial(own, slots=slots)
+    return found
 
 
 PLAIN = {"attention": "attention", "attention_out": "residual", "swiglu": "swiglu", "mlp_out": "residual"}
@@ -331,41 +332,36 @@ PLAIN = {"attention": "attention", "attention_out": "residual", "swiglu": "swigl
 
 def fused() -> None:
     """Each kernel against what the compiler makes: right, and how fast; what is faster is used from here on."""
-    try:
-        kernels = importlib.import_module("hrm_lab.model.kernels")
-    except Exception:
-        step_module.fuse = lambda model, positions: False
-        raise
     found = results["fused"] = {}
     torch._dynamo.config.recompile_limit = 64
-    own = dict(kernels.PARTS)
     stacks = {batch: Stack(batch) for batch in BATCHES}
-    for part, cuts in _cuts(kernels).items():
+    parts = {}
+    for part, candidates in _candidates().items():
         plain = torch.compile(getattr(fused_module, PLAIN[part]), fullgraph=True, dynamic=False)
         try:
-            kernels.PARTS[part] = _fastest(part, own[part], cuts, plain, stacks, found, kernels)
+            parts[part] = _fastest(part, candidates, plain, stacks, found)
         except Exception:
-            kernels.PARTS[part] = plain
+            parts[part] = plain
             say(f"{part} FAILED, the compiled one is used: {traceback.format_exc(limit=-4)}")
         keep()
+    fused_module.parts_for = lambda model, positions: parts
     for batch in BATCHES:
-        _stack(batch, kernels.PARTS, found)
+        _stack(batch, parts, found)
 
 
 def _fastest(
     part: str,
-    kernel: Callable[..., Any],
-    cuts: tuple[Any, ...],
+    candidates: dict[str, Callable[..., Any]],
     plain: Callable[..., Any],
     stacks: dict[int, Stack],
     found: dict[str, Any],
-    kernels: Any,
 ) -> Callable[..., Any]:
-    """The kernel as it is fastest at the smaller batch, or the compiled one."""
+    """The kernel that is fastest at the smaller batch, or the compiled one."""
+    normalised = importlib.import_module("hrm_lab.model.kernels").normalised
 
     def result(work: Callable[..., Any], given: tuple[Any, ...]) -> torch.Tensor:
         out = work(*given)
-        return kernels.normalised(out, FULL.rms_norm_eps) if isinstance(out, Rows) else out
+        return normalised(out, FULL.rms_norm_eps) if isinstance(out, Rows) else out
 
     def us(work: Callable[..., Any], batch: int, rows: Rows) -> float:
         given = stacks[batch].given[part](rows)
@@ -373,23 +369,22 @@ def _fastest(
 
     small, large = BATCHES
     expected = result(plain, stacks[small].given[part](stacks[small].ready)).float()
-    times, name = {}, "cut" if part == "attention" else "tiles"
-    for cut in cuts:
-        work = partial(kernel, **{name: cut})
+    times = {}
+    for name, work in candidates.items():
         try:
             off = result(work, stacks[small].given[part](stacks[small].waiting)).float() - expected
             off = float(off.norm() / expected.norm())
-            times[cut] = us(work, small, stacks[small].waiting) if off < 0.01 else float("inf")
-            say(f"{part} {tuple(cut)}: {times[cut]:.1f} us, off by {off:.1e}{'' if off < 0.01 else ' WRONG'}")
+            times[name] = us(work, small, stacks[small].waiting) if off < 0.01 else float("inf")
+            say(f"{part}, {name}: {times[name]:.1f} us, off by {off:.1e}{'' if off < 0.01 else ' WRONG'}")
         except Exception as error:
-            say(f"{part} {tuple(cut)} FAILED: {type(error).__name__}: {str(error)[:300]}")
-    best = min(times, key=lambda cut: times[cut])
+            say(f"{part}, {name} FAILED: {type(error).__name__}: {str(error)[:300]}")
+    best = min(times, key=lambda name: times[name])
     unfused = {batch: us(plain, batch, stacks[batch].ready) for batch in BATCHES}
-    work = partial(kernel, **{name: best})
+    work = candidates[best]
     fast = {small: times[best], large: us(work, large, stacks[large].waiting)}
-    found[part] = {"us": {str(tuple(cut)): t for cut, t in times.items()}, "best": fast, "unfused": unfused}
+    found[part] = {"us": times, "best": fast, "unfused": unfused}
     say(
-        f"-> {part}: {tuple(best)}, "
+        f"-> {part}: {best}, "
         + ", ".join(f"at {batch}: {fast[batch]:.1f} us against {unfused[batch]:.1f} us unfused" for batch in BATCHES)
         + ("" if fast[small] < unfused[small] else "; SLOWER, the compiled one is used")
     )
@@ -413,6 +408,93 @@ def _stack(batch: int, parts: dict[str, Callable[..., Any]], found: dict[str, An
         }
     found[f"layer pass {batch}"] = us
     say(f"a layer pass at {batch}: fused {us['fused']:.0f} us, compiled {us['compiled']:.0f} us, apart by {off:.1e}")
+
+
+def gradient() -> None:
+    """The gradients of a module, written out and compiled, beside those in float32; how fast, and each kernel."""
+    found = results["gradient"] = {}
+    torch._dynamo.config.recompile_limit = 64
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        model = OurLoop(FULL, 2, CUDA, "eager").model
+        module = model.L_level
+        with torch.no_grad():
+            for p in module.parameters():
+                p.copy_(p.bfloat16())
+        written_out = DifferentiableStack(module, model.rotary_emb)
+        torch.manual_seed(0)
+        exact = _gradients(model, lambda *given: module(*given, model.rotary_emb), 16, torch.float32)
+        for block in module.layers:
+            block.compile(fullgraph=True, dynamic=False)
+        ways = {"written out": written_out, "compiled": lambda *given: module(*given, model.rotary_emb)}
+        for name, way in ways.items():
+            offs = {}
+            for key, own in _gradients(model, way, 16, torch.bfloat16).items():
+                offs[key] = float((own.double() - exact[key].double()).norm() / exact[key].double().norm())
+            found[f"{name}, off"] = offs
+            worst = max(offs, key=lambda key: offs[key])
+            say(f"{name}: off by {sum(offs.values()) / len(offs):.2e} on average, by {offs[worst]:.2e} in {worst}")
+        for batch in BATCHES:
+            for name, way in ways.items():
+                found[f"{name}, us a layer at {batch}"] = us = _layer_us(model, way, batch, stream)
+                say(f"{name} at {batch}: a layer's forward {us[0]:.0f} us, its backward {us[1]:.0f} us")
+    for batch in BATCHES:
+        for name, us in _gradient_kernels(Stack(batch), batch).items():
+            found[f"{name} {batch}"] = us
+            say(f"{name} at {batch}: {us:.1f} us")
+
+
+def _gradients(model: Any, way: Callable[..., torch.Tensor], batch: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """By the injection and the weights of the low-level module, of the same numbers each time."""
+    torch.manual_seed(1)
+    shape = (batch, 82, FULL.hidden_size)
+    state, injection, d_out = (torch.randn(shape, device=CUDA).bfloat16().to(dtype) for _ in range(3))
+    leaves = {"x": injection.requires_grad_(), **dict(model.L_level.named_parameters())}
+    found = torch.autograd.grad(way(state, injection), list(leaves.values()), d_out)
+    return dict(zip(leaves, found, strict=True))
+
+
+def _layer_us(
+    model: Any, way: Callable[..., torch.Tensor], batch: int, stream: torch.cuda.Stream
+) -> tuple[float, float]:
+    shape = (batch, 82, FULL.hidden_size)
+    state, injection, d_out = (torch.randn(shape, device=CUDA, dtype=torch.bfloat16) for _ in range(3))
+    injection.requires_grad_()
+    with model.weights_cast_once():
+        weights = [
+            weight
+            for layer in model.L_level.modules()
+            if isinstance(layer, CastedLinear) and layer.in_use is not None
+            for weight in layer.in_use.values()
+        ]
+        forward = graphed_ms(lambda: way(state, injection), 2, stream)
+        both = graphed_ms(lambda: torch.autograd.grad(way(state, injection), [injection, *weights], d_out), 2, stream)
+    return forward * 250, (both - forward) * 250
+
+
+def _gradient_kernels(stack: Stack, batch: int) -> dict[str, float]:
+    """Microseconds of each kernel of a backward, and of the forward's that keep what it needs."""
+    kernels = importlib.import_module("hrm_lab.model.gradient_kernels")
+    rows, eps, shape = stack.waiting, stack.eps, (82, FULL.num_heads, stack.model.rotary_emb, stack.eps)
+    d_rows = torch.randn_like(rows.values)
+    qkv_proj, gate_up_proj = stack.given["attention"](rows)[1], stack.given["swiglu"](rows)[1]
+    down_proj = stack.given["mlp_out"](rows)[1]
+    mixed, qkv, log_sums = kernels.attention(rows, qkv_proj, *shape)
+    _, gate_up = kernels.swiglu(rows, gate_up_proj, eps)
+    works = {
+        "attention that keeps": lambda: kernels.attention(rows, qkv_proj, *shape),
+        "swiglu that keeps": lambda: kernels.swiglu(rows, gate_up_proj, eps),
+        "attention_backward": lambda: kernels.attention_backward(d_rows, mixed, qkv, log_sums, rows, *shape),
+        "swiglu_backward": lambda: kernels.swiglu_backward(d_rows, down_proj, gate_up, rows, eps),
+        "norm_backward": lambda: kernels.norm_backward(d_rows, mixed, rows, eps),
+    }
+    found = {}
+    for name, work in works.items():
+        try:
+            found[name] = graphed_ms(work) * 1e3
+        except Exception as error:
+            say(f"{name} FAILED: {type(error).__name__}: {str(error)[:300]}")
+    return found
 
 
 def optimizer() -> None:
@@ -651,7 +733,20 @@ def slow() -> None:
         _try(f"plain loop compiled {batch}", "plain loop compiled", batch)
 
 
-SECTIONS = [versions, fused, optimizer, golden, capture, syncs, attention, layer, steps, deterministic, profile]
+SECTIONS = [
+    versions,
+    fused,
+    gradient,
+    optimizer,
+    golden,
+    capture,
+    syncs,
+    attention,
+    layer,
+    steps,
+    deterministic,
+    profile,
+]
 MORE = [golden16, speed, segment, autotune, slow]
 
 
