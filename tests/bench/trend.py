@@ -70,10 +70,10 @@ def origin() -> dict[str, str]:
 
 
 def machine(device: str) -> str:
-    """The device's name."""
+    """The device's name; a CPU's with the vectors it has, since one name is given to several kinds."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    return names[0] if names else platform.processor()
+    return f"{names[0] if names else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -540,7 +540,7 @@ def _apart(model: torch.nn.Module) -> None:
 
 
 def golden16() -> None:
-    """The golden cases in bfloat16, captured; and one step of the full model beside the same in float32."""
+    """The golden cases in bfloat16, captured; and one step of the full model in each way beside the eager one."""
     found = results["golden16"] = {}
     for path in CASES:
         try:
@@ -549,18 +549,20 @@ def golden16() -> None:
             verdict = f"FAILED: {type(error).__name__}: {str(error).strip()[:600]}"
         found[path.stem] = verdict
         say(f"bfloat16 captured {path.stem}: {verdict}")
-    states, losses = {}, {}
-    ways = (("float32", "float32", "eager"), ("eager", "bfloat16", "eager"), ("captured", "bfloat16", "captured"))
-    for name, dtype, way in (*ways, ("unfused", "bfloat16", "unfused")):
-        config = replace(FULL, forward_dtype=dtype)
-        loop = unfused(config, 32, "captured") if way == "unfused" else OurLoop(config, 32, CUDA, way)
+    config = replace(FULL, forward_dtype="bfloat16")
+    loops = {way: OurLoop(config, 32, CUDA, way) for way in ("eager", "captured")}
+    loops |= {"gradient compiled": no_gradient_kernels(config, 32), "unfused": unfused(config, 32, "captured")}
+    given: dict[str, tuple[torch.Tensor, ...]] = {}
+    for name, loop in loops.items():
         loop.step()
-        states[name] = loop.compute.carry.latents.z_H.double()
-        losses[name] = [float(x) for x in loop.compute.sums]
-    for name, state in states.items():
-        off = float((state - states["float32"]).norm() / states["float32"].norm())
-        found[f"full model, {name}"] = {"z_H": off, "sums": losses[name]}
-        say(f"full model, {name}: z_H off by {off:.2e}, sums {' '.join(f'{x:.5g}' for x in losses[name])}")
+        gradient = torch.cat([p.grad.double().flatten() for p in loop.model.parameters()])
+        given[name] = loop.compute.carry.latents.z_H.double(), loop.compute.carry.latents.z_L.double(), gradient
+        pairs = zip(given[name], given["eager"], strict=True)
+        offs = [float((own - eager).norm() / eager.norm()) for own, eager in pairs]
+        sums = [float(x) for x in loop.compute.sums]
+        found[f"full model, {name}"] = {"z_H, z_L, gradient": offs, "sums": sums}
+        words = ", ".join(f"{x:.2e}" for x in offs)
+        say(f"full model, {name}: z_H, z_L, gradient off by {words}, sums {' '.join(f'{x:.5g}' for x in sums)}")
 
 
 def unfused(config: ModelConfig, batch: int, execution: str) -> OurLoop:
@@ -570,6 +572,15 @@ def unfused(config: ModelConfig, batch: int, execution: str) -> OurLoop:
         return OurLoop(config, batch, CUDA, execution)
     finally:
         step_module.fuse = own
+
+
+def no_gradient_kernels(config: ModelConfig, batch: int) -> OurLoop:
+    """The captured step with kernels for the passes without a gradient alone."""
+    own, fused_module.is_differentiable = fused_module.is_differentiable, lambda model, positions: False
+    try:
+        return OurLoop(config, batch, CUDA, "captured")
+    finally:
+        fused_module.is_differentiable = own
 
 
 def _blocks(loop: OurLoop) -> list[torch.nn.Module]:
@@ -606,6 +617,7 @@ WAYS: dict[str, Callable[[int, Path], Any]] = {
     "eager captured": lambda batch, folder: eager_captured(unfused(FULL, batch, "captured")),
     "compiled": lambda batch, folder: OurLoop(FULL, batch, CUDA, "compiled"),
     "captured": lambda batch, folder: OurLoop(FULL, batch, CUDA, "captured"),
+    "captured, gradient compiled": lambda batch, folder: no_gradient_kernels(FULL, batch),
     "captured unfused": lambda batch, folder: unfused(FULL, batch, "captured"),
     "captured whole": lambda batch, folder: whole(unfused(FULL, batch, "captured")),
     "captured autotuned": lambda batch, folder: autotuned(unfused(FULL, batch, "captured")),
@@ -671,8 +683,9 @@ def steps() -> None:
 
 def speed() -> None:
     """Captured steps with and without the kernels, and the plain loop."""
-    for way, batch in (("captured", 384), ("captured", 768), ("captured unfused", 384), ("plain loop", 384)):
-        _try(f"{way} {batch}", way, batch)
+    for way in ("captured", "captured, gradient compiled", "captured unfused", "plain loop"):
+        _try(f"{way} 384", way, 384)
+    _try("captured 768", "captured", 768)
 
 
 def deterministic() -> None:
