@@ -151,4 +151,6 @@ def build_adam_atan2(params: Iterable[Tensor], config: OptimConfig, device: torc
         raise ConfigError(
             "optim.backend", "fused", f"package adam-atan2 cannot be imported ({error})", way_out
         ) from None
+    if not hasattr(Fused, "_cuda_graph_capture_health_check"):  # its step calls what torch 2.11 has under another name
+        Fused._cuda_graph_capture_health_check = Fused._accelerator_graph_capture_health_check
     return FusedAdamATan2(Fused(params, lr=config.lr, betas=betas, weight_decay=config.weight_decay))

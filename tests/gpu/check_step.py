@@ -28,11 +28,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hrm_lab.config import ModelConfig
+from hrm_lab.config import ModelConfig, OptimConfig
 from hrm_lab.model import fused as fused_module
 from hrm_lab.model.fused import DifferentiableStack, FusedStack, Rows
 from hrm_lab.model.layers import CastedLinear, rms_norm
-from hrm_lab.optim.adam_atan2 import AdamATan2, atan2_rule
+from hrm_lab.optim.adam_atan2 import AdamATan2, atan2_rule, build_adam_atan2
 from hrm_lab.training import step as step_module
 from hrm_lab.training.throughput import device_peak, step_flops
 from tests.bench.our_step import OurLoop, seconds, spread
@@ -510,9 +510,8 @@ def optimizer() -> None:
 
     ours = AdamATan2(model.parameters(), lr=1e-4)
     factors = torch.tensor(ours.next_factors(), device=CUDA)
-    for name, dynamic in (("compiled for all sizes", True), ("compiled for each size", False)):
-        ours.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=dynamic)
-        took(name, graphed_ms(lambda: ours.apply(factors)))
+    ours.rule = torch.compile(atan2_rule, fullgraph=True, dynamic=False)
+    took("compiled for each size", graphed_ms(lambda: ours.apply(factors)))
     if importlib.util.find_spec("adam_atan2_backend") is None:
         say("the package adam-atan2 is not installed with its kernels: not compared")
         return
@@ -523,11 +522,10 @@ def optimizer() -> None:
 
 def _apart(model: torch.nn.Module) -> None:
     """Ten updates by the package and by our rule: how far apart the weights are."""
-    start = [p.detach().clone() for p in model.parameters()]
-    ended = []
-    for kind in (importlib.import_module("adam_atan2").AdamATan2, AdamATan2):
+    start, ended = [p.detach().clone() for p in model.parameters()], []
+    for backend in ("fused", "torch"):
         rows = [torch.nn.Parameter(p.clone()) for p in start]
-        chosen = kind(rows, lr=1e-4, betas=(0.9, 0.95), weight_decay=1.0)
+        chosen = build_adam_atan2(rows, OptimConfig(lr=1e-4, backend=backend), CUDA)
         generator = torch.Generator(CUDA).manual_seed(0)
         for _ in range(10):
             for row in rows:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2
+from hrm_lab.config import OptimConfig
+from hrm_lab.optim.adam_atan2 import AdamATan2, FusedAdamATan2, build_adam_atan2
 from hrm_lab.optim.schedule import cosine_with_warmup
 from hrm_lab.optim.sign_sgd import sign_sgd_
 
@@ -61,3 +65,16 @@ def test_the_fused_optimizers_state_goes_there_and_back() -> None:
             p.grad = torch.full_like(p, -0.5)
         optimizer.step()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(one.params, other.params, strict=True))
+
+
+def test_the_fused_optimizer_finds_what_it_calls_in_every_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "_cuda_graph_capture_health_check"
+    monkeypatch.delattr(torch.optim.Optimizer, name, raising=False)  # as in torch 2.11
+
+    class Package(torch.optim.Adam):
+        def step(self) -> None:  # type: ignore[override]
+            getattr(self, name)()
+
+    monkeypatch.setitem(sys.modules, "adam_atan2", SimpleNamespace(AdamATan2=Package))
+    config = OptimConfig(backend="fused", weight_decay=0.0)
+    build_adam_atan2([torch.nn.Parameter(torch.ones(3))], config, torch.device("cuda")).step()
