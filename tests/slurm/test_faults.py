@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from hrm_lab.attempts import Attempt
-from hrm_lab.run_folder import COMPLETED, FAILED, PREEMPTED, RUNNING
+from hrm_lab.run_folder import COMPLETED, FAILED, PREEMPTED, RUNNING, RunFolder
 from hrm_lab.sweep.status import Row
+from tests import preloaded
 from tests.faults.results import assert_same, results
-from tests.slurm.conftest import Lab, attempts, journal_steps, node, wait_for
+from tests.slurm.conftest import SMALL, Lab, attempts, journal_steps, node, wait_for
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "1"))
 STEPS = 400
@@ -28,14 +29,14 @@ Undisturbed = dict[int, dict[str, Any]]  # results of runs that nothing happened
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """The same runs, trained here in one go, by seed."""
-    from tests.slurm.conftest import SMALL
-
     folder = tmp_path_factory.mktemp("undisturbed")
-    small = [text for text in SMALL if "launcher" not in text]
-    words = ["sweep", "demo", *small, "tracking=none", "training.epochs=100", "seed=0,1,2", "name=undisturbed"]
-    Lab(folder, "").run(*words)
-    lab = Lab(folder, "")
-    return {int(row.entry.label.removeprefix("seed=")): results(row.folder) for row in lab.rows("undisturbed")}
+    words = [text for text in SMALL if not text.startswith("hydra.")]
+    words += ["name=undisturbed", "tracking=none", "training.epochs=100"]
+    for seed in range(3):
+        done = preloaded.run(folder, "train", "+experiment=demo", *words, f"seed={seed}")
+        assert done.returncode == 0, done.stderr
+    runs = map(RunFolder, (folder / "outputs/runs").iterdir())
+    return {run.config().seed: results(run) for run in runs}
 
 
 def is_training(row: Row) -> bool:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from hrm_lab.manifest import load_manifest
 from hrm_lab.run_folder import CANCELLED, COMPLETED, FAILED, PENDING, RUNNING, STOPPED
 from hrm_lab.sweep.submission import Submission
-from tests.slurm.conftest import ROOT, Lab, attempts, journal_steps, wait_for
+from tests.slurm.conftest import ROOT, SMALL, Lab, attempts, journal_steps, wait_for
 
 TRIALS = int(os.environ.get("HRM_FAULT_TRIALS", "1"))
 SHORT = ["training.epochs=10", "training.eval_interval=10", "hydra.launcher.canary=false"]  # 40 steps
@@ -212,32 +213,36 @@ def test_the_same_error_again_and_again_holds_the_rest(lab: Lab) -> None:
     lab.run("cancel", "alike")
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_several_points_in_one_job(lab: Lab, at_once: int) -> None:
-    packing = ["hydra.launcher.points_per_job=3", f"hydra.launcher.points_at_once={at_once}"]
-    lab.sweep("packed", *SHORT, *packing, "seed=0,1,2,3")
+@pytest.mark.parametrize(("points", "at_once", "seeds"), [(2, 1, "0,1"), (3, 3, "0,1,2,3")])
+def test_several_points_in_one_job(lab: Lab, points: int, at_once: int, seeds: str) -> None:
+    packing = [f"hydra.launcher.points_per_job={points}", f"hydra.launcher.points_at_once={at_once}"]
+    lab.sweep("packed", *SHORT, *packing, f"seed={seeds}")
     rows = lab.wait("packed", {COMPLETED})
-    assert [row.standing.job.rpartition("_")[2] for row in rows if row.standing.job] == ["0", "0", "0", "1"]
-    pids = {attempts(row.folder)[0].pid for row in rows[:3]}
+    tasks = [row.standing.job.rpartition("_")[2] for row in rows if row.standing.job]
+    assert tasks == [str(place // points) for place in range(len(rows))]
+    pids = {attempts(row.folder)[0].pid for row in rows[:points]}
     assert len(pids) == at_once
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, float]:
+    """The last values of a training in one process, here."""
+    lab = Lab(tmp_path_factory.mktemp("alone"), "")
+    del lab.environment["MLFLOW_TRACKING_URI"]
+    words = [text for text in SMALL if "launcher" not in text]
+    lab.run("sweep", "demo", *words, *(text for text in SHORT if "launcher" not in text), "name=alone", "tracking=none")
+    (row,) = lab.rows("alone")
+    return row.progress.metrics
+
+
 @pytest.mark.parametrize(("nodes", "tasks"), [(2, 1), (1, 2)])
-def test_processes_train_one_model_together(lab: Lab, nodes: int, tasks: int) -> None:
+def test_processes_train_one_model_together(lab: Lab, alone: Mapping[str, float], nodes: int, tasks: int) -> None:
     shape = [f"hydra.launcher.nodes={nodes}", f"hydra.launcher.tasks_per_node={tasks}"]
     wide = ["hydra.launcher.cpus_per_task=4"] if nodes == 2 else []
     lab.sweep("together", *SHORT, *shape, *wide, "+hydra.launcher.sbatch.comment=together")
     (row,) = lab.wait("together", {COMPLETED})
-    small = [text for text in lab.sweep_words("alone", *SHORT) if "launcher" not in text]
-    small = [text for text in small if text not in ("--on", "slurm_dev")]
-    alone = Lab(lab.folder / "alone", "")
-    alone.folder.mkdir()
-    del alone.environment["MLFLOW_TRACKING_URI"]
-    alone.run(*small, "tracking=none")
-    (reference,) = alone.rows("alone")
-    ours, theirs = row.progress.metrics, reference.progress.metrics
     for key in ("train/lm_loss", "eval/lm_loss", "train/accuracy", "train/lr"):
-        assert ours[key] == pytest.approx(theirs[key], rel=2e-3), key
+        assert row.progress.metrics[key] == pytest.approx(alone[key], rel=2e-3), key
     hosts = subprocess.run(
         ["sacct", "-n", "-P", "-X", "-j", str(row.standing.job).partition("_")[0], "-o", "NNodes"],
         capture_output=True,
