@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Several processes share few cores: threads of theirs that wait for each other would keep them all busy with waiting.
+# Read when numpy and torch are loaded; what the tests start inherits it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
