@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## train a 2x2 grid of small HRMs on this machine's cores and compare them (about four minutes)
+demo: $(STAMP)  ## train a 2x2 grid of small HRMs on this machine's cores and compare them (about five minutes)
 	@$(BIN)/hrm-lab sweep demo $(ARGS)
 
 train: $(STAMP)  ## train one model: make train ARGS="model=hrm_tiny data=sudoku_4x4"
