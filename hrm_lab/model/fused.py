@@ -94,12 +94,9 @@ class FusedStack:
         return out
 
     def _block(self, layer: Any, rows: Rows, length: int) -> Rows:
-        parts, attend, mlp, eps = self.parts, layer.self_attn, layer.mlp, layer.eps
-        qkv_proj, o_proj, gate_up_proj, down_proj = (
-            linear.weight_in(rows.values.dtype)
-            for linear in (attend.qkv_proj, attend.o_proj, mlp.gate_up_proj, mlp.down_proj)
-        )
-        mixed = parts["attention"](rows, qkv_proj, length, attend.num_heads, self.rotary, eps)
+        parts, eps = self.parts, layer.eps
+        qkv_proj, o_proj, gate_up_proj, down_proj = _weights(layer, rows.values.dtype)
+        mixed = parts["attention"](rows, qkv_proj, length, layer.self_attn.num_heads, self.rotary, eps)
         rows = parts["attention_out"](mixed, o_proj, rows, eps)
         inner = parts["swiglu"](rows, gate_up_proj, eps)
         out: Rows = parts["mlp_out"](inner, down_proj, rows, eps)
@@ -185,21 +182,18 @@ class DifferentiableStack:
     def __call__(self, state: Tensor, injection: Tensor) -> Tensor:
         """All positions (B, L, D)."""
         layers: Any = self.module.layers
-        weights = [
-            linear.weight_in(state.dtype)
-            for layer in layers
-            for linear in (
-                layer.self_attn.qkv_proj,
-                layer.self_attn.o_proj,
-                layer.mlp.gate_up_proj,
-                layer.mlp.down_proj,
-            )
-        ]
+        weights = [weight for layer in layers for weight in _weights(layer, state.dtype)]
         x = (state + injection).view(-1, state.shape[2])
         heads, eps = layers[0].self_attn.num_heads, layers[0].eps
         given = state.shape[1], heads, self.rotary, eps, self.parts
         out: Tensor = Blocks.apply(x, *given, *weights)  # type: ignore[no-untyped-call]
         return out.view(state.shape)
+
+
+def _weights(layer: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Of a block: qkv_proj, o_proj, gate_up_proj and down_proj, as they are used."""
+    attend, mlp = layer.self_attn, layer.mlp
+    return [linear.weight_in(dtype) for linear in (attend.qkv_proj, attend.o_proj, mlp.gate_up_proj, mlp.down_proj)]
 
 
 def _parted(items: Any, size: int) -> list[Any]:
