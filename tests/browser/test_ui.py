@@ -66,6 +66,8 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     folder = tmp_path_factory.mktemp("ui")
     done = hrm_lab(folder, *SWEEP)
     assert done.returncode == 0, done.stdout + done.stderr
+    sent = hrm_lab(folder, "sync", "seen")  # on busy cores pictures may take longer than a run waits for its mirror
+    assert sent.returncode == 0, done.stderr + sent.stderr
     outputs, port = folder / "outputs", free_port()
     command = [sys.executable, "-m", "hrm_lab.cli", "ui", "--outputs", str(outputs), "--port", str(port)]
     with (folder / "ui.log").open("w") as log:
@@ -128,6 +130,7 @@ def test_its_pictures_load(ui: Ui) -> None:
     artifacts = ui.store.client.list_artifacts(run_id, "boards")
     places = [*(item.path for item in artifacts[-1:]), "figures/learning_curves.png", "figures/act_depth.png"]
     assert places[0].startswith("boards/step_")
+    assert {*places[1:]} <= {item.path for item in ui.store.client.list_artifacts(run_id, "figures")}
     for place in places:
         width = ui.picture_width(f"experiments/{ui.store.experiment_id}/runs/{run_id}/artifacts/{place}")
         assert width > 300, place

@@ -309,6 +309,8 @@ def test_a_run_that_falls_behind_is_stopped_and_can_be_promoted(lab: Lab) -> Non
     wait_for(lambda: lab.record(cut.folder).status == "FINISHED", 30, "MLflow to be told")
     assert lab.record(cut.folder).tags["stopping.rule"] == "asha"
     assert "lr=1e-06" in lab.run("decisions", "cut").stdout
+    # MLflow knows before the processes are gone; until then nothing is promoted.
+    wait_for(lambda: not cut.folder.attempts.is_alive(), 60, "its processes to end", pause=0.1)
     lab.run("resume", "cut", "--promote", "1")
     # It is compared again at step 32, which it never reaches.
     lab.wait("cut", {COMPLETED})
