@@ -1,10 +1,12 @@
 """Our training step beside the plain loop (plain_loop.py), and beside what both took when last measured.
 
     python -m tests.bench.bench_step [--cases a b c] [--ways eager compiled] [--dtypes float32 bfloat16] [--repeats 7]
+                                     [--published CLONE]
 
 (a) hidden 128, 4 heads, 2+2 layers, batch 32; (b) hidden 512, 8 heads, 4+4 layers, batch 16, both on the CPU; (c) the
 full recipe at batch 384 and 768 on CUDA, where `compiled` is captured too. Each loop has a process of its own, with one
-thread, and they take turns. Results are appended to tests/bench/results/step.jsonl with --keep.
+thread, and they take turns. With a clone of github.com/sapientinc/HRM the published implementation itself takes its
+turns too (published_loop.py). Results are appended to tests/bench/results/step.jsonl with --keep.
 """
 
 from __future__ import annotations
@@ -36,24 +38,24 @@ CASES = {
     "c384": (ModelConfig(), 384, "cuda"),
     "c768": (ModelConfig(), 768, "cuda"),
 }
-LOOPS = ("plain", "ours")
 
 
 # ------------------------------------------------------------------------------------------ in the child
 
 
-def serve(case: str, dtype: str, way: str, loop: str, cache: str) -> None:
+def serve(case: str, dtype: str, way: str, loop: str, cache: str, clone: str) -> None:
     """Build a loop, say how long that took, and then take as many steps as each line asks for."""
     torch.set_num_threads(1)
     model, batch, name = CASES[case]
     model.forward_dtype = dtype
     device, compiled = torch.device(name), way == "compiled"
     with tempfile.TemporaryDirectory() as folder:
-        if loop == "plain":
-            steps: Any = PlainLoop(model, batch, Path(folder), device, compiled)
-        else:
+        if loop == "ours":
             execution = ("captured" if name == "cuda" else "compiled") if compiled else "eager"
-            steps = OurLoop(model, batch, device, execution, Path(cache))
+            steps: Any = OurLoop(model, batch, device, execution, Path(cache))
+        else:
+            published = Path(clone) if loop == "published" else None
+            steps = PlainLoop(model, batch, Path(folder), device, compiled, published)
         first = seconds(steps.step, device)
         for _ in range(4 if name == "cuda" else 1):
             steps.step()
@@ -80,8 +82,8 @@ def answer(said: dict[str, float]) -> None:
 class Child:
     """A loop in a process of its own."""
 
-    def __init__(self, case: str, dtype: str, way: str, loop: str, cache: str) -> None:
-        command = [sys.executable, "-m", "tests.bench.bench_step", "--child", case, dtype, way, loop, cache]
+    def __init__(self, *words: str) -> None:
+        command = [sys.executable, "-m", "tests.bench.bench_step", "--child", *words]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.first_step_s = self.heard()["first_step_s"]
         self.said: list[dict[str, float]] = []
@@ -120,10 +122,11 @@ class Child:
         }
 
 
-def compare(case: str, dtype: str, way: str, repeats: int, cache: str) -> list[dict[str, Any]]:
-    """Both loops, in turn."""
+def compare(case: str, dtype: str, way: str, repeats: int, cache: str, clone: str) -> list[dict[str, Any]]:
+    """All loops, in turn; ours is the last."""
     model, batch, device = CASES[case]
-    children = {loop: Child(case, dtype, way, loop, cache) for loop in LOOPS}
+    loops = ("published", "plain", "ours") if clone else ("plain", "ours")
+    children = {loop: Child(case, dtype, way, loop, cache, clone) for loop in loops}
     count = 20 if device == "cuda" else 2 if case == "a" else 1
     for _ in range(repeats):
         for child in children.values():
@@ -146,6 +149,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--ways", nargs="+", default=["eager", "compiled"], choices=["eager", "compiled"])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--published", default="", metavar="CLONE", help="of github.com/sapientinc/HRM: measured too")
     parser.add_argument("--keep", action="store_true", help="append to tests/bench/results/step.jsonl")
     chosen = parser.parse_args(arguments)
     console = Console(width=170)
@@ -156,11 +160,10 @@ def main(arguments: Sequence[str]) -> None:
             for way in chosen.ways:
                 for dtype in chosen.dtypes:
                     console.print(f"{case}, {dtype}, {way} ...")
-                    pair = compare(case, dtype, way, chosen.repeats, cache)
-                    for entry in pair:
+                    *others, ours = compare(case, dtype, way, chosen.repeats, cache, chosen.published)
+                    for entry in (*others, ours):
                         fresh.append(entry)
-                        loop = entry["key"]["loop"]
-                        factor = pair[0]["seconds"] / entry["seconds"] if loop == "ours" else None
+                        loop, factor = entry["key"]["loop"], entry["seconds"] / ours["seconds"]
                         table.add_row(
                             f"{case} {dtype} {way}",
                             loop,
@@ -172,7 +175,7 @@ def main(arguments: Sequence[str]) -> None:
                             f"{entry['mfu']:.1%}" if entry["mfu"] else "",
                             f"{entry['peak_gb']:.2f}",
                             f"{entry['first_step_s']:.1f} s",
-                            f"{factor:.2f} times as fast" if factor else "",
+                            "" if entry is ours else f"{factor:.2f} times as fast",
                         )
     console.print(table)
     for said in trend.report("step", fresh, chosen.keep):

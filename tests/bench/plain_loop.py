@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from hrm_lab.config import ModelConfig
 from hrm_lab.model.layers import swiglu_width
+from tests.bench.published_loop import PublishedHRM
 
 IGNORE = -100
 
@@ -97,12 +98,22 @@ class PlainHRM(nn.Module):
         nn.init.constant_(self.q_head.bias, -5.0)
         self.register_buffer("puzzles", torch.zeros(identifiers, width))
         self.register_buffer("local", torch.zeros(batch, width).requires_grad_(), persistent=False)
+        self.register_buffer("ids", torch.zeros(batch, dtype=torch.int32))
         self.register_buffer("H_init", torch.randn(width).to(self.dtype))
         self.register_buffer("L_init", torch.randn(width).to(self.dtype))
         size = width // config.num_heads
         angle = torch.outer(torch.arange(seq_len + 1), 1 / 10000 ** (torch.arange(0, size, 2) / size)).repeat(1, 2)
         self.register_buffer("cos", angle.cos().float())
         self.register_buffer("sin", angle.sin().float())
+
+    def initial_carry(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every slot is halted."""
+        size, seq_len = batch["inputs"].shape
+        state = torch.empty(size, seq_len + 1, self.config.hidden_size, dtype=self.dtype)
+        steps = torch.zeros(size, dtype=torch.int32)
+        return {"z_H": state, "z_L": state, "steps": steps, "halted": torch.ones(size, dtype=torch.bool)} | {
+            name: torch.zeros_like(value) for name, value in batch.items()
+        }
 
     def segment(self, z_H: Tensor, z_L: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         c, turn = self.config, (self.cos, self.sin)
@@ -125,7 +136,8 @@ class PlainHRM(nn.Module):
         steps = torch.where(halted, 0, carry["steps"])
         data = {k: torch.where(halted.view(-1, *(1,) * (v.dim() - 1)), v, carry[k]) for k, v in batch.items()}
         with torch.no_grad():
-            self.local.copy_(self.puzzles[data["ids"]])
+            self.local.copy_(self.puzzles[data["puzzle_identifiers"]])
+            self.ids.copy_(data["puzzle_identifiers"])
         x = F.embedding(data["inputs"], self.tokens.to(self.dtype))
         x = math.sqrt(c.hidden_size) * torch.cat((self.local.to(self.dtype)[:, None], x), dim=1)
         z_H, z_L, logits, q_halt, q_continue = self.segment(z_H, z_L, x)
@@ -175,42 +187,46 @@ def augmented_file(folder: Path, rows: int, seq_len: int, vocab_size: int) -> tu
 
 
 class PlainLoop:
-    """Trains; `step()` is what is measured."""
+    """Trains; `step()` is what is measured.
+
+    Args:
+        published: a clone of the published repository; its model takes the place of the plain one.
+    """
 
     def __init__(
-        self, model: ModelConfig, batch: int, folder: Path, device: torch.device, compiled: bool, rows: int = 20000
+        self,
+        model: ModelConfig,
+        batch: int,
+        folder: Path,
+        device: torch.device,
+        compiled: bool,
+        published: Path | None = None,
     ) -> None:
         seq_len, vocab_size = 81, 11
         self.device, self.batch = device, batch
-        self.inputs, self.labels = augmented_file(folder, rows, seq_len, vocab_size)
-        self.model = PlainHRM(model, vocab_size, seq_len, 2, batch).to(device)
-        self.model.local = self.model.local.detach().requires_grad_()
+        self.inputs, self.labels = augmented_file(folder, 20000, seq_len, vocab_size)
+        shape = model, vocab_size, seq_len, 2, batch
+        with torch.device(device):
+            self.model: Any = PlainHRM(*shape) if published is None else PublishedHRM(published, *shape)
+            self.number, self.metrics = 0, np.zeros(8)
+            self.carry: Any = self.model.initial_carry(self._batch())
         self.call = torch.compile(self.model, dynamic=False) if compiled else self.model
-        shape = (batch, seq_len + 1, model.hidden_size)
-        self.carry = {
-            "z_H": torch.empty(shape, dtype=self.model.dtype, device=device),
-            "z_L": torch.empty(shape, dtype=self.model.dtype, device=device),
-            "steps": torch.zeros(batch, dtype=torch.int32, device=device),
-            "halted": torch.ones(batch, dtype=torch.bool, device=device),
-            "inputs": torch.zeros(batch, seq_len, dtype=torch.int32, device=device),
-            "labels": torch.zeros(batch, seq_len, dtype=torch.int32, device=device),
-            "ids": torch.zeros(batch, dtype=torch.int32, device=device),
-        }
         self.params = list(self.model.parameters())
         self.averages = [torch.zeros_like(p) for p in self.params]
         self.squares = [torch.zeros_like(p) for p in self.params]
-        self.number, self.metrics = 0, np.zeros(8)
 
-    def step(self) -> None:
-        self.number += 1
+    def _batch(self) -> dict[str, Tensor]:
         rows = np.random.Generator(np.random.Philox(self.number)).integers(0, len(self.inputs), self.batch)
         host = {
             "inputs": torch.from_numpy(self.inputs[rows].astype(np.int32)),
             "labels": torch.from_numpy(self.labels[rows].astype(np.int32)),
-            "ids": torch.zeros(self.batch, dtype=torch.int32),
+            "puzzle_identifiers": torch.zeros(self.batch, dtype=torch.int32, device="cpu"),
         }
-        batch = {name: tensor.to(self.device) for name, tensor in host.items()}
-        self.carry, loss, metrics = self.call(self.carry, batch)
+        return {name: tensor.to(self.device) for name, tensor in host.items()}
+
+    def step(self) -> None:
+        self.number += 1
+        self.carry, loss, metrics = self.call(self.carry, self._batch())
         (loss / self.batch).backward()
         if dist.is_initialized():
             for p in self.params:
@@ -223,7 +239,7 @@ class PlainLoop:
         self.metrics = metrics.cpu().numpy()
 
     def _sign_sgd(self, lr: float, decay: float) -> None:
-        ids, inverse = self.carry["ids"].unique(return_inverse=True)
+        ids, inverse = self.model.ids.unique(return_inverse=True)
         grad = self.model.local.grad
         summed = torch.zeros(len(ids), grad.shape[1], device=self.device).scatter_add_(
             0, inverse[:, None].expand(-1, grad.shape[1]), grad
