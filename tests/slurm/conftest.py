@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "launch/slurm/cluster.sh"
 CONTROLLER = "10.99.0.1"  # reached from every node; 127.0.0.1 would be the node itself
 PORT = 5077
+PATIENCE_S = 300  # for anything to happen: a test says what must come, and not how fast a busy machine is
 
 # A model of a few thousand weights; a step takes a few milliseconds, an epoch has four of them.
 SMALL = [
@@ -95,7 +96,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except requests.RequestException:
             return False
 
-    wait_for(answers, 120, "the MLflow server")
+    wait_for(answers, "the MLflow server")
     os.environ["MLFLOW_TRACKING_USERNAME"] = "admin"
     os.environ["MLFLOW_TRACKING_PASSWORD"] = (folder / "outputs/server/admin_password").read_text()
     yield address
@@ -143,13 +144,13 @@ class Lab:
         """Of one point."""
         return next(row for row in self.rows(name) if row.entry.label == label)
 
-    def wait(self, name: str, states: set[str], seconds: float = 120) -> list[Row]:
+    def wait(self, name: str, states: set[str]) -> list[Row]:
         """Until every point of the grid is in one of these states."""
 
         def reached() -> bool:
             return {row.standing.status for row in self.rows(name) if row.entry.in_grid} <= states
 
-        wait_for(reached, seconds, f"{name} in {states}", lambda: self.run("status", name).stdout)
+        wait_for(reached, f"{name} in {states}", lambda: self.run("status", name).stdout)
         return self.rows(name)
 
     def record(self, folder: RunFolder) -> RunRecord:
@@ -171,13 +172,11 @@ def lab(tmp_path: Path, server: str) -> Iterator[Lab]:
     subprocess.run(["scancel", "--me"], env=made.environment, check=False, timeout=60)
 
 
-def wait_for(
-    holds: Callable[[], bool], seconds: float, what: str, tell: Callable[[], str] = lambda: "", pause: float = 0.5
-) -> None:
+def wait_for(holds: Callable[[], bool], what: str, tell: Callable[[], str] = lambda: "", pause: float = 0.5) -> None:
     """Until something holds; fails with what was waited for."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}\n{tell()}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}\n{tell()}"
         time.sleep(pause)
 
 

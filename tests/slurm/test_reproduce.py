@@ -37,7 +37,7 @@ def test_a_job_that_is_told_to_leave_goes_on_and_gives_the_verdict(lab: Lab) -> 
     def has_begun() -> bool:
         return any('"step"' in path.read_text() for path in lab.outputs.glob("reproductions/*/runs/*/journal.jsonl"))
 
-    wait_for(has_begun, 90, "the job to train")
+    wait_for(has_begun, "the job to train")
     (place,) = lab.outputs.glob("reproductions/*")
     subprocess.run(["scancel", "--signal=USR2", "--name", f"reproduce.{place.name}"], check=True)
     said = follower.communicate(timeout=180)[0]
