@@ -22,14 +22,15 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
 		| awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: $(STAMP)  ## make .venv and install everything into it
+setup: $(STAMP)  ## make .venv and install everything into it; TORCH=own: beside the torch that the machine has
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; way out: install one, or make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing into $(VENV) with $(PYTHON): about 2 GB, one to three minutes"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(filter own,$(TORCH)),--system-site-packages) $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@grep -q '^include-system-site-packages = true' $(VENV)/pyvenv.cfg || pinned="--constraint constraints.txt"; \
+		$(BIN)/python -m pip install --quiet $$pinned --editable '.[dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## train a 2x2 grid of small HRMs on this machine's cores and compare them (about five minutes)

@@ -189,7 +189,7 @@ class TrainingConfig:
         True, "keep that of the best evaluation too (its weights alone are always kept)", identity=False
     )
     keep_checkpoint_every: Optional[int] = setting(
-        None, "keep those whose step is a multiple of this too; null = none", unit="steps", low=1, identity=False
+        None, "keep the first at or after each multiple of this too; null = none", unit="steps", low=1, identity=False
     )
     peak_flops: Optional[float] = setting(
         None,

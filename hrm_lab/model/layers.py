@@ -6,6 +6,7 @@ Shapes: B sequences, L positions (puzzle tokens first), D channels, h heads of h
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,39 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
     """Normalise the last axis to unit root mean square in float32; there is no weight."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def add_and_norm(x: Tensor, change: Tensor, eps: float) -> Tensor:
+    """rms_norm(x + change)."""
+    if _written_out(x):
+        out: Tensor = _AddAndNorm.apply(x, change, eps)  # type: ignore[no-untyped-call]
+        return out
+    return rms_norm(x + change, eps)
+
+
+def _written_out(x: Tensor) -> bool:
+    """Whether an operation takes the form with the fewest passes over memory, which is what a CPU waits for."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class _AddAndNorm(torch.autograd.Function):
+    """n = s / sqrt(mean(s^2) + eps) of s = x + change; by s, d_n has the gradient (d_n - n mean(d_n n)) / sqrt(...)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Tensor, eps: float) -> Tensor:
+        wide = (x + change).float()
+        scale = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(wide.mul_(scale), scale)
+        return wide.to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None]:
+        normal, scale = ctx.saved_tensors
+        wide = d_out.float()
+        along = (wide * normal).mean(-1, keepdim=True)
+        d_sum = torch.addcmul(wide, normal, along, value=-1).mul_(scale).to(d_out.dtype)
+        return d_sum, d_sum, None
 
 
 class Casted(nn.Module):
@@ -101,7 +135,6 @@ class RotaryEmbedding(nn.Module):
     frequency: Tensor  # of each pair of channels, radians a position
     cos_cached: Tensor
     sin_cached: Tensor
-    signed_sin: Tensor  # of the first half the negative
 
     def __init__(self, head_dim: int, positions: int, theta: float) -> None:
         super().__init__()
@@ -110,21 +143,55 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("frequency", inverse_frequency, persistent=False)
         self.register_buffer("cos_cached", angle.cos(), persistent=False)
         self.register_buffer("sin_cached", angle.sin(), persistent=False)
-        sign = torch.ones(head_dim)
-        sign[: head_dim // 2] = -1
-        self.register_buffer("signed_sin", angle.sin() * sign, persistent=False)
+        self._rows: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn x (B, L, h, hd) by its position, in float32."""
+        if _written_out(x):
+            out: Tensor = _Turn.apply(x, self)  # type: ignore[no-untyped-call]
+            return out
         wide, length = x.float(), x.shape[1]
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():  # half the passes over memory
-            half = x.shape[-1] // 2
-            product = wide * self.cos_cached[:length, None]
-            return product.addcmul_(wide.roll(half, -1), self.signed_sin[:length, None]).to(x.dtype)
         first, second = wide.chunk(2, dim=-1)
         turned = torch.cat((-second, first), dim=-1)
         cos, sin = self.cos_cached[:length, None], self.sin_cached[:length, None]
         return (wide * cos + turned * sin).to(x.dtype)
+
+    def turn_rows(self, x: Tensor, sense: int) -> Tensor:
+        """The same, or back (sense -1), over rows of h * hd channels: a head's other half is half a head further on."""
+        batch, length, heads, size = x.shape
+        half = size // 2
+        cos, second, first = self._tables(heads)
+        wide = x.reshape(batch, length, heads * size).float()
+        out = wide * cos[:length]
+        out[..., :-half].addcmul_(wide[..., half:], second[:length], value=sense)
+        out[..., half:].addcmul_(wide[..., :-half], first[:length], value=sense)
+        return out.view(x.shape).to(x.dtype)
+
+    def _tables(self, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows (L, h * hd): cosines; sines of the second halves, for the first; and of the first, for the second."""
+        if heads not in self._rows:
+            half = self.cos_cached.shape[1] // 2
+            is_first = torch.arange(2 * half) < half
+            cos, sin = self.cos_cached.cpu(), self.sin_cached.cpu()
+            second, first = torch.where(is_first, -sin, 0.0), torch.where(is_first, 0.0, sin)
+            rows = (cos.repeat(1, heads), second.repeat(1, heads)[:, :-half], first.repeat(1, heads)[:, half:])
+            self._rows[heads] = rows
+        return self._rows[heads]
+
+
+class _Turn(torch.autograd.Function):
+    """Rotary encoding; its gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rotary: RotaryEmbedding) -> Tensor:
+        ctx.rotary = rotary
+        return rotary.turn_rows(x, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None]:
+        rotary: RotaryEmbedding = ctx.rotary
+        return rotary.turn_rows(d_out, -1), None
 
 
 class Attention(nn.Module):
@@ -175,11 +242,42 @@ class SwiGLU(nn.Module):
         self.down_proj = CastedLinear(width, hidden_size, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        opened = F.silu(gate)
-        # In place where autograd keeps nothing of it.
-        out: Tensor = self.down_proj(opened * up if torch.is_grad_enabled() else opened.mul_(up))
+        gate_up = self.gate_up_proj(x)
+        out: Tensor = self.down_proj(_gated(gate_up))
         return out
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up; without a gradient gate may be overwritten."""
+    if not _written_out(gate_up):
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    if torch.is_grad_enabled():
+        out: Tensor = _Gated.apply(gate_up)  # type: ignore[no-untyped-call]
+        return out
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate, inplace=True).mul_(up)
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up, whose gradients are written beside each other at once."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(gate_up, opened)
+        return opened * up
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> Tensor:
+        gate_up, opened = ctx.saved_tensors
+        d_gate_up = torch.empty_like(gate_up)
+        (gate, up), (d_gate, d_up) = gate_up.chunk(2, dim=-1), d_gate_up.chunk(2, dim=-1)
+        torch.mul(d_out, opened, out=d_up)
+        torch.ops.aten.silu_backward(d_out * up, gate, grad_input=d_gate)
+        return d_gate_up
 
 
 class Block(nn.Module):
@@ -196,5 +294,5 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotary: RotaryEmbedding | None, first_only: bool = False) -> Tensor:
         """All positions (B, L, D), or the first one alone (B, 1, D)."""
         kept = x[:, :1] if first_only else x
-        x = rms_norm(kept + self.self_attn(x, rotary, first_only), self.eps)
-        return rms_norm(x + self.mlp(x), self.eps)
+        x = add_and_norm(kept, self.self_attn(x, rotary, first_only), self.eps)
+        return add_and_norm(x, self.mlp(x), self.eps)

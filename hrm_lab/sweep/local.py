@@ -64,6 +64,10 @@ def run_again(manifest: Manifest, configs: Mapping[str, Config], launcher: Local
     """
     some = next(iter(configs.values()))
     limit = job_limit(list(configs.values()), launcher)
+    if visible_gpus() and not launcher.gpus_per_job and some.training.device == "auto":
+        log.warning(
+            "this machine has a GPU, which the points do not get\n  way out: --on local_gpu gives each point one"
+        )
     plan = [item for item in make_plan(manifest, launcher.rerun_failed) if item[0].signature in configs]
     show_plan(plan)
     if launcher.dry_run:

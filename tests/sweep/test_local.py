@@ -175,3 +175,11 @@ def test_as_many_jobs_as_the_cores_allow(tmp_path: Path) -> None:
         job_limit([config], LocalLauncherConfig(max_parallel_jobs=0))
     with pytest.raises(ConfigError, match=r"training\.global_batch_size=8"):
         job_limit([config], LocalLauncherConfig(processes_per_job=3))
+
+
+def test_a_gpu_that_no_point_gets_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert "--on local_gpu" in hrm_lab(tmp_path, "sweep", "demo", *SMALL, "hydra.launcher.dry_run=true").stderr
+    told = hrm_lab(tmp_path, "sweep", "demo", *SMALL, "--on", "local_gpu", "hydra.launcher.dry_run=true")
+    assert told.returncode == 0, told.stderr
+    assert "GPU" not in told.stderr
