@@ -44,7 +44,7 @@ def rms_norm(x: Tensor, eps: float) -> Tensor:
 def add_and_norm(x: Tensor, change: Tensor, eps: float) -> Tensor:
     """rms_norm(x + change)."""
     if _written_out(x):
-        out: Tensor = _AddAndNorm.apply(x, change, eps)  # type: ignore[no-untyped-call]
+        out: Tensor = AddAndNorm.apply(x, change, eps)  # type: ignore[no-untyped-call]
         return out
     return rms_norm(x + change, eps)
 
@@ -54,7 +54,7 @@ def _written_out(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-class _AddAndNorm(torch.autograd.Function):
+class AddAndNorm(torch.autograd.Function):
     """n = s / sqrt(mean(s^2) + eps) of s = x + change; by s, d_n has the gradient (d_n - n mean(d_n n)) / sqrt(...)."""
 
     @staticmethod
@@ -148,7 +148,7 @@ class RotaryEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn x (B, L, h, hd) by its position, in float32."""
         if _written_out(x):
-            out: Tensor = _Turn.apply(x, self)  # type: ignore[no-untyped-call]
+            out: Tensor = Turn.apply(x, self)  # type: ignore[no-untyped-call]
             return out
         wide, length = x.float(), x.shape[1]
         first, second = wide.chunk(2, dim=-1)
@@ -179,7 +179,7 @@ class RotaryEmbedding(nn.Module):
         return self._rows[heads]
 
 
-class _Turn(torch.autograd.Function):
+class Turn(torch.autograd.Function):
     """Rotary encoding; its gradient is turned back."""
 
     @staticmethod
@@ -243,23 +243,23 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up_proj(x)
-        out: Tensor = self.down_proj(_gated(gate_up))
+        out: Tensor = self.down_proj(gated(gate_up))
         return out
 
 
-def _gated(gate_up: Tensor) -> Tensor:
+def gated(gate_up: Tensor) -> Tensor:
     """silu(gate) * up; without a gradient gate may be overwritten."""
     if not _written_out(gate_up):
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
     if torch.is_grad_enabled():
-        out: Tensor = _Gated.apply(gate_up)  # type: ignore[no-untyped-call]
+        out: Tensor = Gated.apply(gate_up)  # type: ignore[no-untyped-call]
         return out
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate, inplace=True).mul_(up)
 
 
-class _Gated(torch.autograd.Function):
+class Gated(torch.autograd.Function):
     """silu(gate) * up, whose gradients are written beside each other at once."""
 
     @staticmethod
