@@ -212,7 +212,7 @@ def test_the_same_error_again_and_again_holds_the_rest(lab: Lab) -> None:
     lab.run("cancel", "alike")
 
 
-@pytest.mark.parametrize(("points", "at_once", "seeds"), [(2, "0,1"), (3, "0,1,2,3")])
+@pytest.mark.parametrize(("points", "at_once", "seeds"), [(2, 1, "0,1"), (3, 3, "0,1,2,3")])
 def test_several_points_in_one_job(lab: Lab, points: int, at_once: int, seeds: str) -> None:
     packing = [f"hydra.launcher.points_per_job={points}", f"hydra.launcher.points_at_once={at_once}"]
     lab.sweep("packed", *SHORT, *packing, f"seed={seeds}")
