@@ -22,11 +22,19 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' \
 		| awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
+ifeq ($(TORCH),own)
+ifneq ($(shell grep -s 'include-system-site-packages = false' $(VENV)/pyvenv.cfg),)
+$(error $(VENV) is there already, with a torch of its own; way out: remove it)
+endif
+endif
+
 setup: $(STAMP)  ## make .venv and install everything into it; TORCH=own: beside the torch that the machine has
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; way out: install one, or make PYTHON=/path/to/python"; exit 1; }
 	@echo "installing into $(VENV) with $(PYTHON): about 2 GB, one to three minutes"
+	@test "$(TORCH)" != own || test -x $(BIN)/python || $(PYTHON) -c "import torch" 2>/dev/null || \
+		{ echo "error: $(PYTHON) has no torch; way out: make setup TORCH=own PYTHON=/path/to/python"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(if $(filter own,$(TORCH)),--system-site-packages) $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@grep -q '^include-system-site-packages = true' $(VENV)/pyvenv.cfg || pinned="--constraint constraints.txt"; \

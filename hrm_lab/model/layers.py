@@ -143,7 +143,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("frequency", inverse_frequency, persistent=False)
         self.register_buffer("cos_cached", angle.cos(), persistent=False)
         self.register_buffer("sin_cached", angle.sin(), persistent=False)
-        self._rows: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._rows: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by heads; the tables above never change
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn x (B, L, h, hd) by its position, in float32."""
@@ -157,7 +157,10 @@ class RotaryEmbedding(nn.Module):
         return (wide * cos + turned * sin).to(x.dtype)
 
     def turn_rows(self, x: Tensor, sense: int) -> Tensor:
-        """The same, or back (sense -1), over rows of h * hd channels: a head's other half is half a head further on."""
+        """The same, or back (sense -1), over rows of h * hd channels: a head's other half is half a head further on.
+
+        Beyond a head's end there are zeros to multiply by; so what is no number in one head is none in its neighbours.
+        """
         batch, length, heads, size = x.shape
         half = size // 2
         cos, second, first = self._tables(heads)
@@ -248,15 +251,14 @@ class SwiGLU(nn.Module):
 
 
 def gated(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up; without a gradient gate may be overwritten."""
-    if not _written_out(gate_up):
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-    if torch.is_grad_enabled():
+    """silu(gate) * up; without a gradient, a CPU overwrites gate."""
+    if torch.is_grad_enabled() and _written_out(gate_up):
         out: Tensor = Gated.apply(gate_up)  # type: ignore[no-untyped-call]
         return out
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate, inplace=True).mul_(up)
+    if torch.is_grad_enabled():
+        return F.silu(gate) * up
+    return F.silu(gate, inplace=_written_out(gate_up)).mul_(up)
 
 
 class Gated(torch.autograd.Function):

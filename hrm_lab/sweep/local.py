@@ -52,6 +52,8 @@ def run_sweep(
         UserError: before anything is built or started, when the sweep cannot be run as it is.
     """
     manifest = make_manifest(configs, overrides, "local", dataclasses.asdict(launcher))
+    if visible_gpus() and not launcher.gpus_per_job and any(config.training.device == "auto" for config in configs):
+        log.warning("this machine has a GPU, which no point gets\n  way out: --on local_gpu gives each of them one")
     run_again(manifest, {RunFolder.of(config).path.name: config for config in configs}, launcher)
     return [result(RunFolder.of(config), waited=not launcher.dry_run) for config in configs]
 
@@ -64,10 +66,6 @@ def run_again(manifest: Manifest, configs: Mapping[str, Config], launcher: Local
     """
     some = next(iter(configs.values()))
     limit = job_limit(list(configs.values()), launcher)
-    if visible_gpus() and not launcher.gpus_per_job and some.training.device == "auto":
-        log.warning(
-            "this machine has a GPU, which the points do not get\n  way out: --on local_gpu gives each point one"
-        )
     plan = [item for item in make_plan(manifest, launcher.rerun_failed) if item[0].signature in configs]
     show_plan(plan)
     if launcher.dry_run:

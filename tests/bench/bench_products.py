@@ -1,9 +1,9 @@
-"""What a step's matrix products and attention take alone on this CPU: no step that computes them is faster.
+"""What a step's matrix products and attention take alone on this CPU, as torch computes them.
 
     python -m tests.bench.bench_products [--cases a b] [--dtypes float32 bfloat16] [--repeats 5]
 
 An eager step of ours is watched; each kind of call that it makes is then made alone, by one thread, with tensors of the
-same shapes and strides, and its least time counts as often as the step made it. The least, because this is a bound.
+same shapes and strides, and its least time counts as often as the step made it.
 """
 
 from __future__ import annotations

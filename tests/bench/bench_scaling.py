@@ -179,7 +179,15 @@ def main(arguments: Sequence[str]) -> None:
         group.close()
     entries = [group.entry() for group in groups]
     table = Table(
-        "processes", "global batch", "gradients", "s a step", "CPU s", "samples/s", "efficiency", "MB a process"
+        "processes",
+        "global batch",
+        "gradients",
+        "s a step",
+        "CPU s",
+        "samples/s",
+        "efficiency",
+        "by CPU s",
+        "MB a process",
     )
     for entry in entries:
         key, alone = entry["key"], entries[0]["samples_per_s"]
