@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from hrm_lab import redaction
@@ -143,12 +143,11 @@ def test_a_token_of_a_known_form_is_masked_anywhere(form: str, before: str, afte
 
 @given(
     st.sampled_from(ASSIGNMENTS),
-    st.text(string.ascii_letters + string.digits + "+-!", min_size=8, max_size=40)
-    .filter(lambda text: not text.startswith("--"))  # after an option that is another one
-    .map(lambda text: f"{text}x7q"),
+    st.text(string.ascii_letters + string.digits + "+-!", min_size=8, max_size=40).map(lambda text: f"{text}x7q"),
 )
 @example("--password {} --x", "-0000000x7q")
 def test_what_is_assigned_to_a_telling_name_is_masked(form: str, secret: str) -> None:
+    assume(not (form.startswith("--password {}") and secret.startswith("--")))  # that is another option
     text = form.format(secret)
     assert redact(text) == form.format(MASK)
 

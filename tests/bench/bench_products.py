@@ -8,7 +8,6 @@ same shapes and strides, and its least time counts as often as the step made it.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,8 +19,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.bench.bench_step import CASES
-from tests.bench.our_step import OurLoop
+from tests.bench.eager_cases import loops, parse
 
 ATEN = torch.ops.aten
 KINDS = {
@@ -68,31 +66,21 @@ def least(call: Call, repeats: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=["a", "b"], choices=["a", "b"])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=5)
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    chosen = parse(__doc__, arguments)
     table = Table("case", "products, s", "attention, s", "together", "GFLOP/s of the products", box=None)
-    for case in chosen.cases:
-        for dtype in chosen.dtypes:
-            model, batch, _ = CASES[case]
-            model.forward_dtype = dtype
-            loop = OurLoop(model, batch, torch.device("cpu"), "eager")
+    for case, dtype, loop in loops(chosen):
+        with Watch() as watch:
             loop.step()
-            with Watch() as watch:
-                loop.step()
-            seconds, flops = Counter[str](), 0
-            with torch.no_grad():
-                for call, count in watch.calls.items():
-                    seconds[KINDS[call[0]]] += count * least(call, chosen.repeats)  # type: ignore[assignment]
-                    if call[0] is ATEN.mm.default:
-                        (rows, inner), (_, columns) = call[1][0][0], call[1][1][0]
-                        flops += 2 * rows * inner * columns * count
-            products, attention = seconds["products"], seconds["attention"]
-            rate = f"{flops / products / 1e9:,.0f}"
-            table.add_row(f"{case} {dtype}", f"{products:.3f}", f"{attention:.3f}", f"{products + attention:.3f}", rate)
+        seconds, flops = Counter[str](), 0
+        with torch.no_grad():
+            for call, count in watch.calls.items():
+                seconds[KINDS[call[0]]] += count * least(call, chosen.repeats)  # type: ignore[assignment]
+                if call[0] is ATEN.mm.default:
+                    (rows, inner), (_, columns) = call[1][0][0], call[1][1][0]
+                    flops += 2 * rows * inner * columns * count
+        products, attention = seconds["products"], seconds["attention"]
+        rate = f"{flops / products / 1e9:,.0f}"
+        table.add_row(f"{case} {dtype}", f"{products:.3f}", f"{attention:.3f}", f"{products + attention:.3f}", rate)
     Console(width=120).print(table)
 
 

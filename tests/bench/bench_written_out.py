@@ -8,18 +8,16 @@ the median of the repeats' ratios, by the processor's seconds.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Sequence
 from unittest.mock import patch
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from hrm_lab.model import layers
-from tests.bench.bench_step import CASES
+from tests.bench.eager_cases import loops, parse
 from tests.bench.our_step import OurLoop
 
 
@@ -33,28 +31,18 @@ def cpu_seconds(loop: OurLoop, steps: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=["a", "b"], choices=["a", "b"])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=5)
-    chosen = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    chosen = parse(__doc__, arguments)
     table = Table("case", "left to autograd, s", "written out, s", "least to most", "as fast", box=None)
-    for case in chosen.cases:
-        for dtype in chosen.dtypes:
-            model, batch, _ = CASES[case]
-            model.forward_dtype = dtype
-            loop, pairs = OurLoop(model, batch, torch.device("cpu"), "eager"), list[tuple[float, float]]()
-            steps = 3 if case == "a" else 1
-            loop.step()
-            for _ in range(chosen.repeats):
-                with patch.object(layers, "_written_out", lambda x: False):
-                    left = cpu_seconds(loop, steps)
-                pairs.append((left, cpu_seconds(loop, steps)))
-            ratios = sorted(left / ours for left, ours in pairs)
-            columns = (f"{statistics.median(column):.3f}" for column in zip(*pairs, strict=True))
-            spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-            table.add_row(f"{case} {dtype}", *columns, spread, f"{statistics.median(ratios):.2f} times")
+    for case, dtype, loop in loops(chosen):
+        pairs, steps = list[tuple[float, float]](), 3 if case == "a" else 1
+        for _ in range(chosen.repeats):
+            with patch.object(layers, "_written_out", lambda x: False):
+                left = cpu_seconds(loop, steps)
+            pairs.append((left, cpu_seconds(loop, steps)))
+        ratios = sorted(left / ours for left, ours in pairs)
+        columns = (f"{statistics.median(column):.3f}" for column in zip(*pairs, strict=True))
+        spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        table.add_row(f"{case} {dtype}", *columns, spread, f"{statistics.median(ratios):.2f} times")
     Console(width=120).print(table)
 
 

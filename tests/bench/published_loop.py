@@ -49,14 +49,8 @@ class PublishedHRM(nn.Module):
             given | sizes | {"num_puzzle_identifiers": identifiers}
         )
         self.head: Any = importlib.import_module("models.losses").ACTLossHead(made, "stablemax_cross_entropy")
-        self.embedding: Any = made.puzzle_emb
-        self.local, self.puzzles = self.embedding.local_weights, self.embedding.weights
-
-    @property
-    def ids(self) -> Tensor:
-        """Of the puzzles in the slots."""
-        ids: Tensor = self.embedding.local_ids
-        return ids
+        embedding = made.puzzle_emb
+        self.local, self.ids, self.puzzles = embedding.local_weights, embedding.local_ids, embedding.weights
 
     def initial_carry(self, batch: dict[str, Tensor]) -> Any:
         """Every slot is halted."""
