@@ -81,7 +81,7 @@ PLACEHOLDER = re.compile(
     rf"(?:{STANDS_FOR_ONE}|~).*" r"|\.{0,2}/.*|.*\*\*\*.*|[A-Z][A-Z_]+|[\d.,:+-]+|\w+://.*|.*[({\[<].*"
 )
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\.\.\.)?")
-TYPE = re.compile(r"(?:u?int|b?float|complex|utf-?|sha|md|base)\d+\w*")
+TYPE = re.compile(r"(?:u?int|b?float|complex|utf-?|sha|md|base)\d+(?:_\w+)?")
 LINE_BEFORE = re.compile(r"(?:^|\n)[+\- ]?(?:export )?\w*$")
 QUERY_BEFORE = re.compile(r"[?&][\w.-]*$")
 

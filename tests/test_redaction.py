@@ -146,6 +146,7 @@ def test_a_token_of_a_known_form_is_masked_anywhere(form: str, before: str, afte
     st.text(string.ascii_letters + string.digits + "+-!", min_size=8, max_size=40).map(lambda text: f"{text}x7q"),
 )
 @example("--password {} --x", "-0000000x7q")
+@example("password={}", "bfloat00x7q")
 def test_what_is_assigned_to_a_telling_name_is_masked(form: str, secret: str) -> None:
     assume(not (form.startswith("--password {}") and secret.startswith("--")))  # that is another option
     text = form.format(secret)
